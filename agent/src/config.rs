@@ -1,0 +1,249 @@
+//! What the process was told to do, validated: plain data, one struct a component.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::types::{RoleArnBase, Secret};
+
+/// Everything `rolegate run` needs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How the API server is reached, and which node this is.
+    pub kubernetes: Kubernetes,
+    /// Role resolution and permission.
+    pub policy: Policy,
+    /// What is asked of IMDS at start.
+    pub discovery: Discovery,
+    /// STS and the broker.
+    pub credentials: Credentials,
+    /// What pods see.
+    pub imds: Imds,
+    /// Listeners and limits.
+    pub server: Server,
+    /// Capture.
+    pub redirect: Redirect,
+    /// Logging.
+    pub log: Log,
+    /// `/debug/store` on loopback.
+    pub debug: bool,
+    /// Sentences about flags that are accepted and do nothing, or that surprise; logged at start.
+    pub warnings: Vec<String>,
+}
+
+/// How the API server is reached, and which node this is.
+#[derive(Clone, Debug)]
+pub struct Kubernetes {
+    /// Where and as whom.
+    pub api: ApiSource,
+    /// Skip verification of the API server's certificate.
+    pub insecure: bool,
+    /// The node whose pods are watched.
+    pub node: NodeSelection,
+    /// `--cache-resync-period`: the watches are listed anew this often (with jitter).
+    pub resync: Duration,
+}
+
+/// Where the API server is.
+#[derive(Clone, Debug)]
+pub enum ApiSource {
+    /// The service account's token and CA, as mounted into a pod.
+    InCluster,
+    /// A kubeconfig file.
+    Kubeconfig(PathBuf),
+    /// `--api-server` and `--api-token`.
+    Server {
+        /// `https://host:port`.
+        url: String,
+        /// Bearer token.
+        token: Option<Secret>,
+    },
+}
+
+/// Which node this is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeSelection {
+    /// `--node`.
+    Name(String),
+    /// The node of the pod whose `status.podIP` is this address (`--host-ip`).
+    ByHostIp(IpAddr),
+}
+
+/// Role resolution and permission. See [`crate::policy`].
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// `--base-role-arn`; filled in by discovery with `--auto-discover-base-arn`.
+    pub base: Option<RoleArnBase>,
+    /// `--default-role`: name, path/name or ARN; filled in by discovery with `--auto-discover-default-role`.
+    pub default_role: Option<String>,
+    /// `--namespace-restrictions`.
+    pub restrictions: Restrictions,
+    /// `--namespace-restriction-format`.
+    pub format: PatternFormat,
+    /// `--allow-node-role`.
+    pub allow_node_role: bool,
+    /// Session name template, such as `{namespace}.{service-account}`.
+    pub session_name: String,
+    /// `--session-duration`, what STS is asked for.
+    pub session_duration: Duration,
+    /// `--pin-roles`: a pod keeps the role it was first seen with.
+    pub pin_roles: bool,
+    /// Annotation keys.
+    pub keys: AnnotationKeys,
+    /// Node name, for the session-name template.
+    pub node: String,
+}
+
+/// Which annotations are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnnotationKeys {
+    /// Pod: the role. `iam.amazonaws.com/role`.
+    pub role: String,
+    /// Pod: the external id. `iam.amazonaws.com/external-id`.
+    pub external_id: String,
+    /// Namespace: allowed roles. `iam.amazonaws.com/allowed-roles`.
+    pub allowed_roles: String,
+    /// Namespace: kiam's regular expression. `iam.amazonaws.com/permitted`.
+    pub permitted: String,
+    /// Namespace: default role. `iam.amazonaws.com/default-role`.
+    pub default_role: String,
+    /// Namespace: `deny` or `allow`. `iam.amazonaws.com/imds-v1`.
+    pub imds_v1: String,
+}
+
+/// What a namespace's annotation means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restrictions {
+    /// No annotation allows nothing.
+    Enforce,
+    /// Enforced only where the annotation exists.
+    Annotated,
+    /// Served, counted and logged.
+    Audit,
+    /// Not looked at.
+    Off,
+}
+
+/// How entries of `allowed-roles` are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatternFormat {
+    /// `*` within a segment, `**` across `/`.
+    Glob,
+    /// Anchored regular expressions.
+    Regexp,
+}
+
+/// What is asked of IMDS (and of STS by one GetCallerIdentity) at start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discovery {
+    /// `--auto-discover-base-arn`: from `iam/info`.
+    pub base_arn: bool,
+    /// `--auto-discover-default-role`: what `security-credentials/` lists.
+    pub default_role: bool,
+}
+
+/// STS and the broker. See [`crate::credentials`].
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// `--iam-role-session-ttl`: a session of this age is refreshed.
+    pub refresh_age: Duration,
+    /// `--iam-role-error-ttl`: how long a refusal is remembered; absent: 15 s growing to 2 min.
+    pub error_ttl: Option<Duration>,
+    /// Most calls in flight (32).
+    pub calls_in_flight: usize,
+    /// Size of the bucket of calls (50).
+    pub calls_burst: u32,
+    /// Refill of the bucket, calls per second (5).
+    pub calls_per_second: u32,
+    /// `--prefetch`: fetch before a pod asks.
+    pub prefetch: bool,
+    /// `--region`, `AWS_REGION`, `AWS_DEFAULT_REGION`; absent: IMDS.
+    pub region: Option<String>,
+    /// `--use-regional-sts-endpoint=false` asks the global endpoint.
+    pub regional_endpoint: bool,
+}
+
+/// What pods see. See [`crate::imds`].
+#[derive(Clone, Debug)]
+pub struct Imds {
+    /// `--metadata-addr`: the real IMDS, `169.254.169.254:80`.
+    pub upstream: SocketAddr,
+    /// `--imds-v1=allow` serves requests without a token.
+    pub allow_v1: bool,
+    /// `--metadata-allow`: further patterns that may be passed through (below `meta-data/` or `dynamic/`).
+    pub metadata_allow: Vec<String>,
+    /// `/var/lib/rolegate`: the token key.
+    pub state_dir: PathBuf,
+    /// Longest that a request is held (900 ms; `--backoff-max-elapsed-time` shortens it).
+    pub hold: Duration,
+    /// IP TTL of token answers (`--token-hop-limit`, 1).
+    pub token_hop_limit: u8,
+}
+
+/// Listeners and limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// `--app-port`, 8181.
+    pub app_port: u16,
+    /// `--metrics-port`, 9543. The same number as `app_port` puts `/metrics` there as well.
+    pub metrics_port: u16,
+    /// Connections served at once per pod (128).
+    pub connections_per_pod: usize,
+    /// Connections served at once in all.
+    pub connections: usize,
+    /// `--drain-timeout`.
+    pub drain: Duration,
+}
+
+/// Capture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// `--iptables` (or `--redirect=iptables`).
+    pub mode: RedirectMode,
+    /// `--host-interface`, as written: `auto`, or a list with `+` and `!`.
+    pub interfaces: String,
+    /// `--host-ip` addresses, at most one of each family.
+    pub host_ips: Vec<IpAddr>,
+    /// How often the rules are compared when nothing says they changed.
+    pub reconcile_every: Duration,
+}
+
+/// Which capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RedirectMode {
+    /// DNAT and FORWARD drops.
+    Iptables,
+    /// The operator's own.
+    None,
+}
+
+/// Logging.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// `--log-format`.
+    pub format: LogFormat,
+    /// `--log-level` (or `debug` with `--verbose`): error, warn, info, debug, trace.
+    pub level: String,
+}
+
+/// Text for people or JSON for machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line of text.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for AnnotationKeys {
+    fn default() -> Self {
+        Self {
+            role: "iam.amazonaws.com/role".into(),
+            external_id: "iam.amazonaws.com/external-id".into(),
+            allowed_roles: "iam.amazonaws.com/allowed-roles".into(),
+            permitted: "iam.amazonaws.com/permitted".into(),
+            default_role: "iam.amazonaws.com/default-role".into(),
+            imds_v1: "iam.amazonaws.com/imds-v1".into(),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The IMDS door: routes, tokens, documents, passthrough.
