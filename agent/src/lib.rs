@@ -14,5 +14,6 @@ pub mod imds;
 pub mod metrics;
 pub mod policy;
 pub mod ready;
+pub mod server;
 pub mod supervisor;
 pub mod types;

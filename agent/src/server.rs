@@ -1,0 +1,300 @@
+//! The listener that pods reach: accept, admit fairly, see where the connection was headed, serve one request, close.
+
+mod admission;
+mod connection;
+mod destination;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, listen, setsockopt, socket,
+    sockopt,
+};
+use prometheus::{IntCounter, IntCounterVec, IntGauge};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::config;
+use crate::metrics::Registry;
+use crate::types::PodIp;
+use admission::Admission;
+pub use connection::HopLimit;
+use connection::HopLimited;
+pub use destination::Destination;
+
+/// No connection lives longer without a complete header (the slowest client's own limit is 5 s: PROTOCOL.md section 7).
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// No connection lives longer at all: header, a held answer and a slow reader together.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// What hyper may buffer of one connection; IMDS requests are a few hundred bytes. hyper's own least is 8 KiB.
+const CONNECTION_BUFFER_BYTES: usize = 16 * 1024;
+/// An SDK sends about ten; hyper answers 431 beyond this.
+const MOST_HEADERS: usize = 64;
+/// After an accept error that is not the connection's own fault (EMFILE, ENOBUFS): the time for others to end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that the kernel completes before we accept them.
+const BACKLOG: i32 = 4096;
+
+/// A connection as its request's answerer sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// Where it comes from, as the socket has it.
+    pub socket: SocketAddr,
+    /// The same, canonical.
+    pub ip: PodIp,
+    /// Where it was headed before any redirect.
+    pub destination: Destination,
+}
+
+/// What answers requests. One for captured connections, one for all others.
+pub trait Answer: Send + Sync + 'static {
+    /// Answers one request.
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: Peer,
+    ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+}
+
+/// The listening sockets, bound but not yet served.
+#[derive(Debug)]
+pub struct Listeners(Vec<TcpListener>);
+
+/// What is counted here.
+#[derive(Clone, Debug)]
+struct Metrics {
+    accepted: IntCounterVec,
+    accept_errors: IntCounterVec,
+    open: IntGauge,
+    turned_away: IntCounterVec,
+    panics: IntCounter,
+}
+
+/// The accept loops.
+pub struct Server<D, U> {
+    door: Arc<D>,
+    uncaptured: Arc<U>,
+    admission: Arc<Admission>,
+    metrics: Metrics,
+    tracker: TaskTracker,
+    drain: Duration,
+}
+
+// === impl Listeners ===
+
+impl Listeners {
+    /// Binds `port` on every address of both families; a host without IPv6 is not an error.
+    ///
+    /// # Errors
+    /// When IPv4 cannot be bound: usually the port is taken, and the error names it.
+    pub fn bind(port: u16) -> io::Result<Self> {
+        let v4 = listener(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
+            .map_err(|error| io::Error::new(error.kind(), format!("port {port} cannot be bound: {error}")))?;
+        let mut all = vec![v4];
+        match listener(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))) {
+            Ok(v6) => all.push(v6),
+            Err(error) => debug!(%error, port, "IPv6 is not served: the port cannot be bound there"),
+        }
+        Ok(Self(all))
+    }
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    fn register(registry: &Registry) -> Self {
+        Self {
+            accepted: registry.counters(
+                "connections_total",
+                "Connections accepted, by whether they were captured on their way to the IMDS.",
+                &["destination"],
+            ),
+            accept_errors: registry.counters("accept_errors_total", "Failed accepts, by cause.", &["cause"]),
+            open: registry.gauge("connections_open", "Connections open now, waiting ones included."),
+            turned_away: registry.counters(
+                "connections_turned_away_total",
+                "Connections closed unread because their source, or the node, had too many.",
+                &["limit"],
+            ),
+            panics: registry.counter("panics_total", "Requests that ended in a panic; always a defect."),
+        }
+    }
+}
+
+// === impl Server ===
+
+impl<D: Answer, U: Answer> Server<D, U> {
+    /// `door` answers captured connections, `uncaptured` every other one. `hold` is how long a connection over
+    /// its source's limit waits for a place.
+    #[must_use]
+    pub fn new(
+        config: &config::Server,
+        hold: Duration,
+        door: Arc<D>,
+        uncaptured: Arc<U>,
+        tracker: TaskTracker,
+        registry: &Registry,
+    ) -> Self {
+        Self {
+            door,
+            uncaptured,
+            admission: Arc::new(Admission::new(config.connections_per_pod, config.connections, hold)),
+            metrics: Metrics::register(registry),
+            tracker,
+            drain: config.drain,
+        }
+    }
+
+    /// Accepts until `shutdown`, then lets started requests end.
+    ///
+    /// # Errors
+    /// None today; the type is that of every named task.
+    pub async fn run(self, listeners: Listeners, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let loops = listeners.0.into_iter().map(|listener| self.accept_loop(listener, shutdown.clone()));
+        futures::future::join_all(loops).await;
+        Ok(())
+    }
+
+    async fn accept_loop(&self, listener: TcpListener, shutdown: CancellationToken) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, socket)) => self.start(stream, socket, shutdown.clone()),
+                Err(error) => self.accept_failed(&error).await,
+            }
+        }
+    }
+
+    async fn accept_failed(&self, error: &io::Error) {
+        let cause = match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EMFILE | Errno::ENFILE) => "descriptors",
+            Some(Errno::ENOBUFS | Errno::ENOMEM) => "memory",
+            // The peer was gone before we came: nothing is wrong here, and nothing is to be waited for.
+            Some(Errno::ECONNABORTED | Errno::EPROTO | Errno::EINTR) => "aborted",
+            _ => "other",
+        };
+        self.metrics.accept_errors.with_label_values(&[cause]).inc();
+        if cause != "aborted" {
+            warn!(%error, cause, "a connection could not be accepted");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+
+    fn start(&self, stream: TcpStream, socket: SocketAddr, shutdown: CancellationToken) {
+        let peer = Peer { socket, ip: PodIp::new(socket.ip()), destination: Destination::of(&stream) };
+        self.metrics.accepted.with_label_values(&[peer.destination.label()]).inc();
+        let Some(place) = self.admission.enter(peer.ip) else {
+            self.metrics.turned_away.with_label_values(&["waiting"]).inc();
+            return;
+        };
+        let (door, uncaptured) = (Arc::clone(&self.door), Arc::clone(&self.uncaptured));
+        let (metrics, drain) = (self.metrics.clone(), self.drain);
+        self.tracker.spawn(async move {
+            metrics.open.inc();
+            let open = Decrement(&metrics);
+            match place.served().await {
+                Ok(served) => {
+                    let connection = serve(stream, peer, door, uncaptured, shutdown, drain);
+                    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+                    drop(served);
+                }
+                Err(limit) => metrics.turned_away.with_label_values(&[limit.label()]).inc(),
+            }
+            drop(open);
+        });
+    }
+}
+
+/// Takes one from the gauge when the connection's task ends, however it ends.
+struct Decrement<'a>(&'a Metrics);
+
+impl Drop for Decrement<'_> {
+    fn drop(&mut self) {
+        self.0.open.dec();
+        if std::thread::panicking() {
+            self.0.panics.inc();
+        }
+    }
+}
+
+async fn serve<D: Answer, U: Answer>(
+    stream: TcpStream,
+    peer: Peer,
+    door: Arc<D>,
+    uncaptured: Arc<U>,
+    shutdown: CancellationToken,
+    drain: Duration,
+) {
+    let (io, hops) = HopLimited::new(stream);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (door, uncaptured, hops) = (Arc::clone(&door), Arc::clone(&uncaptured), hops.clone());
+        async move {
+            let response = match peer.destination {
+                Destination::Imds => door.answer(request, peer).await,
+                Destination::Elsewhere => uncaptured.answer(request, peer).await,
+            };
+            hops.follow(&response);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(CONNECTION_BUFFER_BYTES)
+        .max_headers(MOST_HEADERS)
+        // The real service closes after every answer (PROTOCOL.md 2.1): one connection, one request.
+        .keep_alive(false)
+        .title_case_headers(true)
+        .serve_connection(TokioIo::new(io), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            match tokio::time::timeout(drain, connection).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, peer = %peer.socket, "a connection ended early");
+    }
+}
+
+fn listener(addr: SocketAddr) -> io::Result<TcpListener> {
+    let family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(family, SockType::Stream, flags, None)?;
+    // A restarted agent must get its port back while old connections are in TIME_WAIT.
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    match addr {
+        SocketAddr::V4(v4) => bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &SockaddrIn::from(v4))?,
+        SocketAddr::V6(v6) => {
+            // IPv4 has its own socket: SO_ORIGINAL_DST is asked per family.
+            setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+            bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &SockaddrIn6::from(v6))?;
+        }
+    }
+    listen(&fd, Backlog::new(BACKLOG)?)?;
+    TcpListener::from_std(std::net::TcpListener::from(fd))
+}

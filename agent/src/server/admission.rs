@@ -1,0 +1,181 @@
+//! Who is served next: a place per source address and one of the node, so that one pod cannot take another's.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::types::PodIp;
+
+/// Connections of one source that may wait for a place. Beyond it they are closed at once: a flood of 2,000 connections a
+/// second held for 0.9 s would otherwise keep 1,800 descriptors.
+const MOST_WAITING: usize = 512;
+
+/// Places, per source and in all.
+#[derive(Debug)]
+pub(super) struct Admission {
+    sources: Mutex<HashMap<PodIp, Source>>,
+    per_source: usize,
+    all: Arc<Semaphore>,
+    hold: Duration,
+}
+
+#[derive(Debug)]
+struct Source {
+    places: Arc<Semaphore>,
+    /// Connections that hold or await a place: the entry goes with the last.
+    connections: usize,
+}
+
+/// A connection that was accepted and has a source; leaving it makes room.
+#[derive(Debug)]
+pub(super) struct Entered {
+    admission: Arc<Admission>,
+    ip: PodIp,
+    places: Arc<Semaphore>,
+}
+
+/// A connection that is being served.
+#[derive(Debug)]
+pub(super) struct Served {
+    _place: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
+    _entered: Entered,
+}
+
+/// Which limit a connection waited for in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Limit {
+    /// That of its source.
+    Source,
+    /// That of the node.
+    Node,
+}
+
+// === impl Limit ===
+
+impl Limit {
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Node => "node",
+        }
+    }
+}
+
+// === impl Admission ===
+
+impl Admission {
+    pub(super) fn new(per_source: usize, all: usize, hold: Duration) -> Self {
+        Self { sources: Mutex::default(), per_source, all: Arc::new(Semaphore::new(all)), hold }
+    }
+
+    /// `None`: too many of this source wait already.
+    pub(super) fn enter(self: &Arc<Self>, ip: PodIp) -> Option<Entered> {
+        let mut sources = self.sources.lock();
+        let source = sources
+            .entry(ip)
+            .or_insert_with(|| Source { places: Arc::new(Semaphore::new(self.per_source)), connections: 0 });
+        if source.connections >= self.per_source + MOST_WAITING {
+            return None;
+        }
+        source.connections += 1;
+        Some(Entered { admission: Arc::clone(self), ip, places: Arc::clone(&source.places) })
+    }
+
+    fn leave(&self, ip: PodIp) {
+        if let Entry::Occupied(mut entry) = self.sources.lock().entry(ip) {
+            entry.get_mut().connections -= 1;
+            if entry.get().connections == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+// === impl Entered ===
+
+impl Entered {
+    /// Waits for both places, at most as long as a request is held. The source's place comes first, so that a crowd of one
+    /// source queues before its own door and not before the node's.
+    pub(super) async fn served(self) -> Result<Served, Limit> {
+        let hold = self.admission.hold;
+        let place = take(&self.places, hold).await.ok_or(Limit::Source)?;
+        let of_all = take(&self.admission.all, hold).await.ok_or(Limit::Node)?;
+        Ok(Served { _place: place, _of_all: of_all, _entered: self })
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.admission.leave(self.ip);
+    }
+}
+
+async fn take(places: &Arc<Semaphore>, hold: Duration) -> Option<OwnedSemaphorePermit> {
+    if let Ok(permit) = Arc::clone(places).try_acquire_owned() {
+        return Some(permit);
+    }
+    tokio::time::timeout(hold, Arc::clone(places).acquire_owned()).await.ok()?.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOLD: Duration = Duration::from_millis(900);
+
+    fn ip(last: u8) -> PodIp {
+        PodIp::new([10, 1, 0, last].into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_over_its_limit_waits_and_is_turned_away_while_others_are_served() {
+        let admission = Arc::new(Admission::new(2, 10, HOLD));
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            held.push(admission.enter(ip(1)).unwrap().served().await.unwrap());
+        }
+        let start = tokio::time::Instant::now();
+        assert_eq!(admission.enter(ip(1)).unwrap().served().await.unwrap_err(), Limit::Source);
+        assert_eq!(start.elapsed(), HOLD);
+        assert!(admission.enter(ip(2)).unwrap().served().await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiting_connection_is_served_when_a_place_is_left() {
+        let admission = Arc::new(Admission::new(1, 10, HOLD));
+        let first = admission.enter(ip(1)).unwrap().served().await.unwrap();
+        let second = admission.enter(ip(1)).unwrap();
+        let (served, ()) = tokio::join!(second.served(), async { drop(first) });
+        assert!(served.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_node_limit_holds_over_all_sources() {
+        let admission = Arc::new(Admission::new(2, 2, HOLD));
+        let _a = admission.enter(ip(1)).unwrap().served().await.unwrap();
+        let _b = admission.enter(ip(2)).unwrap().served().await.unwrap();
+        assert_eq!(admission.enter(ip(3)).unwrap().served().await.unwrap_err(), Limit::Node);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_of_a_source_that_left() {
+        let admission = Arc::new(Admission::new(1, 1, HOLD));
+        drop(admission.enter(ip(1)).unwrap().served().await.unwrap());
+        drop(admission.enter(ip(2)));
+        assert!(admission.sources.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_flood_beyond_the_waiting_room_is_closed_at_once() {
+        let admission = Arc::new(Admission::new(1, 1, HOLD));
+        let held: Vec<_> = (0..=MOST_WAITING).map(|_| admission.enter(ip(1)).unwrap()).collect();
+        assert!(admission.enter(ip(1)).is_none());
+        drop(held);
+        assert!(admission.enter(ip(1)).is_some());
+    }
+}
