@@ -6,6 +6,7 @@
 //! {types, ready, supervisor, metrics}`.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod cluster;
 pub mod config;
 pub mod credentials;
@@ -15,4 +16,5 @@ pub mod metrics;
 pub mod policy;
 pub mod ready;
 pub mod supervisor;
+pub mod telemetry;
 pub mod types;
