@@ -6,6 +6,7 @@
 //! {types, ready, supervisor, metrics}`.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod cluster;
 pub mod config;
 pub mod credentials;
@@ -16,4 +17,5 @@ pub mod policy;
 pub mod ready;
 pub mod server;
 pub mod supervisor;
+pub mod telemetry;
 pub mod types;

@@ -1,0 +1,179 @@
+//! A bounded queue of log lines and the thread that writes them: a stuck stderr never holds a request.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use prometheus::IntCounter;
+use tracing::Metadata;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::ACCESS;
+use crate::metrics::Registry;
+
+/// Bytes of queued lines beyond which access lines are dropped: some 4,000 lines.
+const ACCESS_BYTES: usize = 1 << 20;
+
+/// Bytes beyond which every line is dropped: as much again, kept for audit lines, warnings and errors.
+const ALL_BYTES: usize = 2 << 20;
+
+/// Capacity that is kept after a burst.
+const KEPT_BYTES: usize = 64 << 10;
+
+/// Longest that the end of the process waits for stderr to take what is queued.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// The queue and its writer; dropping it writes what is queued.
+#[derive(Debug)]
+pub(super) struct Queue {
+    shared: Arc<Shared>,
+}
+
+/// What writers and the thread share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    dropped_access: IntCounter,
+    dropped_other: IntCounter,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Whole lines, one after the other: no allocation per line.
+    lines: Vec<u8>,
+    /// The thread waits for lines: only then is it worth a system call to wake it.
+    asleep: bool,
+    closed: bool,
+    ended: bool,
+}
+
+/// Makes a writer for each line.
+#[derive(Debug)]
+pub(super) struct Lines {
+    shared: Arc<Shared>,
+}
+
+/// Writer of one line.
+#[derive(Debug)]
+pub(super) struct Line<'a> {
+    shared: &'a Shared,
+    access: bool,
+}
+
+// === impl Queue ===
+
+impl Queue {
+    /// Starts the thread that writes to `sink`.
+    pub(super) fn start(sink: Box<dyn Write + Send>, registry: &Registry) -> io::Result<Self> {
+        let dropped =
+            registry.counters("log_lines_dropped_total", "Log lines lost because stderr is slow.", &["kind"]);
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            dropped_access: dropped.with_label_values(&["access"]),
+            dropped_other: dropped.with_label_values(&["other"]),
+        });
+        let writer = Arc::clone(&shared);
+        std::thread::Builder::new().name("log".into()).spawn(move || writer.write_to(sink))?;
+        Ok(Self { shared })
+    }
+
+    /// For [`Lines`].
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        state.closed = true;
+        self.shared.changed.notify_all();
+        self.shared.changed.wait_while_for(&mut state, |state| !state.ended, FLUSH);
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn push(&self, line: &[u8], access: bool) {
+        let (most, dropped) =
+            if access { (ACCESS_BYTES, &self.dropped_access) } else { (ALL_BYTES, &self.dropped_other) };
+        let mut state = self.state.lock();
+        if state.closed || state.lines.len() + line.len() > most {
+            dropped.inc();
+            return;
+        }
+        state.lines.extend_from_slice(line);
+        if state.asleep {
+            state.asleep = false;
+            self.changed.notify_all();
+        }
+    }
+
+    fn write_to(&self, mut sink: Box<dyn Write + Send>) {
+        let mut taken = Vec::new();
+        while self.take(&mut taken) {
+            if sink.write_all(&taken).and_then(|()| sink.flush()).is_err() {
+                let lost = taken.iter().filter(|byte| **byte == b'\n').count();
+                self.dropped_other.inc_by(u64::try_from(lost).unwrap_or(u64::MAX));
+            }
+            taken.clear();
+            taken.shrink_to(KEPT_BYTES);
+        }
+    }
+
+    /// Waits for lines and swaps them into `taken`, which is empty; false at the end.
+    fn take(&self, taken: &mut Vec<u8>) -> bool {
+        let mut state = self.state.lock();
+        while state.lines.is_empty() {
+            if state.closed {
+                state.ended = true;
+                self.changed.notify_all();
+                return false;
+            }
+            state.asleep = true;
+            self.changed.wait(&mut state);
+        }
+        state.asleep = false;
+        std::mem::swap(&mut state.lines, taken);
+        true
+    }
+}
+
+// === impl Lines ===
+
+impl Lines {
+    /// Writers into that queue.
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line { shared: &self.shared, access: false }
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line<'a> {
+        Line { shared: &self.shared, access: metadata.target() == ACCESS }
+    }
+}
+
+// === impl Line ===
+
+impl Write for Line<'_> {
+    /// The subscriber hands over a line in one piece.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.shared.push(line, self.access);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
