@@ -37,7 +37,9 @@ const NAMES: [&str; 28] = [
 ];
 
 /// Prefixes that lead somewhere.
-const BEGINNINGS: [&str; 8] = [
+const BEGINNINGS: [&str; 10] = [
+    "/latest/meta-data/iam",
+    "/latest/api",
     "/latest/meta-data/iam/security-credentials",
     "/latest/meta-data/placement",
     "/latest/meta-data",
@@ -48,22 +50,22 @@ const BEGINNINGS: [&str; 8] = [
     "",
 ];
 
-/// What stands between names: separators, and what some parser takes for one.
-const SEPARATORS: [&str; 18] = [
-    "/", "/", "/", "//", "/./", "/../", "/%2e/", "/%2E%2e/", "/.%2e/", "%2f", "%2F", "%252f", "\\", "%5c",
-    "%c0%af", "\u{ff0f}", ";/", "/..;/",
+/// What some parser takes for a separator.
+const SEPARATORS: [&str; 15] = [
+    "//", "/./", "/../", "/%2e/", "/%2E%2e/", "/.%2e/", "%2f", "%2F", "%252f", "\\", "%5c", "%c0%af",
+    "\u{ff0f}", ";/", "/..;/",
 ];
 
-/// What stands at the end.
-const ENDS: [&str; 14] = ["", "", "", "/", "//", "/.", "/..", "?", "?a=b", "#f", "%00", "%0a", "%", "%2"];
+/// What stands at the end, where anything does.
+const ENDS: [&str; 11] = ["/", "//", "/.", "/..", "?", "?a=b", "#f", "%00", "%0a", "%", "%2"];
 
 /// A target by the grammar.
 pub(crate) fn targets() -> impl Strategy<Value = String> {
     let step =
-        (select(&SEPARATORS[..]), select(&NAMES[..]), encoding()).prop_map(|(separator, name, encode)| {
+        (mostly("/", &SEPARATORS), select(&NAMES[..]), encoding()).prop_map(|(separator, name, encode)| {
             format!("{separator}{}", encode.iter().fold(name.to_owned(), |name, at| encode_byte(&name, *at)))
         });
-    (select(&BEGINNINGS[..]), vec(step, 0..7), select(&ENDS[..]))
+    (select(&BEGINNINGS[..]), vec(step, 0..7), mostly("", &ENDS))
         .prop_map(|(beginning, steps, end)| format!("{beginning}{}{end}", steps.concat()))
 }
 
@@ -76,8 +78,13 @@ pub(crate) fn texts() -> impl Strategy<Value = String> {
     ]
 }
 
+/// The plain form twice as often as all the others together.
+fn mostly(plain: &'static str, others: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
+    prop_oneof![2 => Just(plain), 1 => select(others)]
+}
+
 fn encoding() -> impl Strategy<Value = Vec<usize>> {
-    prop_oneof![4 => Just(Vec::new()), 1 => vec(0_usize..24, 1..4)]
+    prop_oneof![8 => Just(Vec::new()), 1 => vec(0_usize..24, 1..4)]
 }
 
 /// `name` with the byte at `at` (if there is one, and it is ASCII) percent-encoded.

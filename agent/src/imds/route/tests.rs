@@ -382,7 +382,7 @@ fn grammar_reaches_what_it_is_to_attack() {
         let target = generator::targets().new_tree(&mut runner).unwrap().current();
         labels.insert(route(&Method::GET, &target, everything_once()).label());
     }
-    for label in ["metadata", "document", "role_list", "iam_info", "directory", "token_method", "not_found"] {
+    for label in ["metadata", "document", "role_list", "iam_info", "directory", "not_found"] {
         assert!(labels.contains(label), "{label} not in {labels:?}");
     }
 }
@@ -394,6 +394,10 @@ proptest! {
     fn nothing_by_the_grammar_reaches_upstream_off_the_allow_list(target in generator::targets()) {
         check(&target)?;
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
 
     #[test]
     fn no_text_reaches_upstream_off_the_allow_list(target in generator::texts()) {
