@@ -118,9 +118,8 @@ impl Topology {
         ))?;
         node.ip(&host("10.0.0.10", "fd00:a::10"))?;
         outside.ip(&host("10.0.0.20", "fd00:a::20"))?;
-        outside.ip(&format!(
-            "route add {POD_V4_NET} via {NODE_V4}\nroute add {POD_V6_NET} via {NODE_V6}\n"
-        ))?;
+        outside
+            .ip(&format!("route add {POD_V4_NET} via {NODE_V4}\nroute add {POD_V6_NET} via {NODE_V6}\n"))?;
         for setting in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
             node.sysctl(setting, "1")?;
             world.sysctl(setting, "1")?;
@@ -176,9 +175,7 @@ impl Topology {
         ))?;
         if let Some(ip6) = ip6 {
             self.node.ip(&format!("route add {ip6}/128 dev {link}\n"))?;
-            ns.ip(&format!(
-                "addr add {ip6}/128 dev eth0 nodad\nroute add ::/0 via fe80::1 dev eth0\n"
-            ))?;
+            ns.ip(&format!("addr add {ip6}/128 dev eth0 nodad\nroute add ::/0 via fe80::1 dev eth0\n"))?;
         }
         Ok(PodNet { ns, node: Arc::clone(&self.node), link, ip4, ip6 })
     }
