@@ -4,6 +4,7 @@
 //! [`world::World`] puts it together; [`skip`] is how a test says that this machine lacks something.
 
 pub mod agent;
+pub mod clients;
 pub mod http;
 pub mod netns;
 pub mod topology;
