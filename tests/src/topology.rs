@@ -51,7 +51,7 @@ pub enum Backend {
 /// One node on a fabric.
 #[derive(Debug)]
 pub struct Topology {
-    world: NetNs,
+    world: Arc<NetNs>,
     node: Arc<NetNs>,
     outside: NetNs,
     links: AtomicUsize,
@@ -126,7 +126,7 @@ impl Topology {
         }
         masquerade(&node, backend)?;
         Ok(Self {
-            world,
+            world: Arc::new(world),
             node: Arc::new(node),
             outside,
             links: AtomicUsize::new(0),
@@ -136,13 +136,13 @@ impl Topology {
 
     /// Where IMDS, STS, the API server and S3 are.
     #[must_use]
-    pub fn world(&self) -> &NetNs {
+    pub fn world(&self) -> &Arc<NetNs> {
         &self.world
     }
 
     /// The node: the agent's place, and that of host-network pods.
     #[must_use]
-    pub fn node(&self) -> &NetNs {
+    pub fn node(&self) -> &Arc<NetNs> {
         &self.node
     }
 
