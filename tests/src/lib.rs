@@ -1,1 +1,20 @@
-//! Placeholder.
+//! Harness of the suites and of the demo: network namespaces, the real agent, clients, and doubles of what
+//! the agent talks to.
+//!
+//! [`world::World`] puts it together; [`skip`] is how a test says that this machine lacks something.
+
+pub mod agent;
+pub mod clients;
+pub mod http;
+pub mod moto;
+pub mod netns;
+pub mod topology;
+
+use std::io::Write as _;
+
+/// Says that a test is skipped and why, past the test runner's capture of output, so that a run always shows
+/// what it did not check.
+pub fn skip(test: &str, why: &str) {
+    // Nothing is to be done about a closed standard error.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
+}

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Installs what the suites and the demo need beside Rust, once; a second run finds everything and is quick.
+#
+#   setup.sh [demo]     demo: only what the demo needs
+#
+# Debian packages are installed where this is root on a machine with apt; elsewhere the missing ones are named.
+# The rest goes to a cache: $ROLEGATE_CACHE, or .cache in the repository.
+set -euo pipefail
+
+tools=$(cd "$(dirname "$0")" && pwd)
+cache=${ROLEGATE_CACHE:-$tools/../../.cache}
+mkdir -p "$cache"
+cache=$(cd "$cache" && pwd)
+
+say() { printf 'setup: %s\n' "$*"; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# One at a time: suites may be started side by side.
+exec 9>"$cache/setup.lock"
+have flock && flock 9
+
+# --- Debian packages -------------------------------------------------------------------------------------
+# command:package, the command telling whether the package is needed.
+wanted=(ip:iproute2 iptables:iptables nft:nftables conntrack:conntrack nsenter:util-linux
+  curl:curl cc:gcc cmake:cmake python3:python3)
+[ "${1:-}" = demo ] || wanted+=(node:nodejs npm:npm)
+# Only a real API server needs etcd, and only Go builds one.
+if [ "${1:-}" != demo ] && have go; then wanted+=(etcd:etcd-server); fi
+
+missing=()
+for pair in "${wanted[@]}"; do
+  have "${pair%%:*}" || missing+=("${pair##*:}")
+done
+if have python3 && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then missing+=(python3-venv); fi
+have python3 || missing+=(python3-venv)
+
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" = 0 ] && have apt-get; then
+    say "installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    # Not etcd's service: the suites start their own.
+    printf '#!/bin/sh\nexit 101\n' >"$cache/policy-rc.d"
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+      install -m 755 "$cache/policy-rc.d" /usr/sbin/policy-rc.d
+      trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    fi
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$cache/apt.log" 2>&1 \
+      || { tail -20 "$cache/apt.log"; say "apt-get failed"; exit 1; }
+  else
+    say "missing, and not installed because this is not root with apt: ${missing[*]}"
+    say "tests that need them are skipped by name"
+  fi
+fi
+
+# --- Into the cache --------------------------------------------------------------------------------------
+# fresh NAME FILE..: whether NAME was made from these very files.
+stamp() { cat "$@" | sha256sum | cut -d' ' -f1; }
+fresh() { local name=$1; shift; [ "$(cat "$cache/$name.stamp" 2>/dev/null)" = "$(stamp "$@")" ]; }
+made() { local name=$1; shift; stamp "$@" >"$cache/$name.stamp"; }
+
+requirements=$tools/python/requirements.txt
+if ! fresh venv "$requirements" && have python3; then
+  say "boto3, awscli and moto into $cache/venv (about 20 s)"
+  rm -rf "$cache/venv"
+  python3 -m venv "$cache/venv"
+  "$cache/venv/bin/pip" install -q --disable-pip-version-check --no-deps -r "$requirements"
+  made venv "$requirements"
+fi
+[ "${1:-}" = demo ] && exit 0
+
+node=$tools/node
+if ! fresh node "$node/package-lock.json" && have npm; then
+  say "@aws-sdk/client-sts into $cache/node"
+  rm -rf "$cache/node"
+  mkdir -p "$cache/node"
+  cp "$node/package.json" "$node/package-lock.json" "$node/.npmrc" "$cache/node/"
+  (cd "$cache/node" && npm ci --silent --ignore-scripts)
+  made node "$node/package-lock.json"
+fi
+
+go=$tools/go
+if ! fresh go "$go/go.sum" "$go/main.go" && have go; then
+  say "the Go SDK's client into $cache/go (about a minute)"
+  mkdir -p "$cache/go"
+  (cd "$go" && GOTOOLCHAIN=local GOFLAGS=-mod=readonly CGO_ENABLED=0 go build -trimpath -o "$cache/go/aws-client" .) \
+    && made go "$go/go.sum" "$go/main.go" \
+    || say "go cannot build it: its tests are skipped by name"
+fi
