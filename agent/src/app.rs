@@ -1,0 +1,296 @@
+//! Wires everything, one function a component; the only module that knows all the others.
+
+mod learn;
+mod process;
+mod store;
+mod uncaptured;
+
+use std::collections::HashSet;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::admin::{Admin, DebugPages, Health, Scope};
+use crate::cluster::Snapshot;
+use crate::cluster::watch::{Watch, WatchGates};
+use crate::config::Config;
+use crate::credentials::{Broker, LateSource, SessionKey};
+use crate::identity::Identity;
+use crate::imds::document;
+use crate::imds::handler::{Door, With};
+use crate::imds::passthrough::Passthrough;
+use crate::imds::route::MetadataPolicy;
+use crate::imds::token::TokenKey;
+use crate::imds::upstream::Upstream;
+use crate::metrics::Registry;
+use crate::policy::Policy;
+use crate::prefetch::Prefetch;
+use crate::ready::Gates;
+use crate::redirect::Redirect;
+use crate::server::{Listeners, Server};
+use crate::supervisor::Supervisor;
+use crate::telemetry::Telemetry;
+use crate::types::{Clock, PodIp};
+use learn::Learner;
+use uncaptured::Uncaptured;
+
+/// What every component may need.
+struct Base {
+    config: Config,
+    registry: Registry,
+    gates: Gates,
+    clock: Clock,
+    telemetry: Telemetry,
+}
+
+/// What the components tell each other through.
+struct Wires {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    addresses: watch::Receiver<Arc<HashSet<PodIp>>>,
+    policy: watch::Receiver<Option<Arc<Policy>>>,
+    broker: Broker,
+    upstream: Arc<Upstream>,
+}
+
+/// `rolegate run`: serves until a signal or a task's failure.
+///
+/// # Errors
+/// When a port is taken, or a task ended by itself: the error names it.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let registry = Registry::new();
+    let telemetry = Telemetry::init(&config.log, &registry)?;
+    process::announce(&config);
+    process::raise_descriptor_limit();
+    process::install_crypto_provider();
+    let mut supervisor = Supervisor::new();
+    let gates = Gates::new();
+    let serving = gates.add("serving", "starting");
+    let base = Base { config, registry, gates, clock: Clock::system(), telemetry };
+
+    let app = Listeners::bind(base.config.server.app_port)?;
+    let admin = start_admin_listener(&base)?;
+    let redirect = start_redirect(&base).await?;
+    let wires = start_wires(&base, &mut supervisor);
+    start_redirect_task(redirect, &wires, &mut supervisor);
+    start_prefetch(&base, &wires, &mut supervisor);
+    let admin = start_admin(&base, &wires, admin, &mut supervisor);
+    start_server(&base, wires, app, admin, &mut supervisor)?;
+    start_ready_log(&base, &mut supervisor);
+    serving.open();
+
+    let ended = tokio::select! {
+        signal = process::terminated() => signal.map(|name| info!(signal = name, "ending: started requests are answered")),
+        failure = supervisor.failed() => Err(anyhow::Error::new(failure)),
+    };
+    if let Err(error) = &ended {
+        error!(%error, "ending");
+    }
+    serving.close("ending");
+    drain(&mut supervisor, base.config.server.drain).await;
+    drop(base.telemetry);
+    ended
+}
+
+/// `rolegate cleanup`: removes what is ours from the node's rules, and with `peers` what kube2iam and kiam left.
+///
+/// # Errors
+/// Everything that could not be removed.
+pub async fn cleanup(peers: bool, json: bool) -> anyhow::Result<()> {
+    let report = rolegate_iptables::cleanup(peers).await?;
+    let text = if json { serde_json::to_string_pretty(&report)? } else { report.to_string() };
+    writeln!(std::io::stdout(), "{}", text.trim_end())?;
+    Ok(())
+}
+
+fn start_admin_listener(base: &Base) -> anyhow::Result<Option<tokio::net::TcpListener>> {
+    let server = &base.config.server;
+    if server.metrics_port == server.app_port {
+        return Ok(None);
+    }
+    let listener = process::bind_any(server.metrics_port)
+        .with_context(|| format!("port {} (--metrics-port) cannot be bound", server.metrics_port))?;
+    Ok(Some(listener))
+}
+
+/// The rule goes in before anything is waited for: until the agent is ready it refuses, and never lets through.
+async fn start_redirect(base: &Base) -> anyhow::Result<Redirect> {
+    let gate = base.gates.add("redirect", "not installed yet");
+    let config = &base.config;
+    let mut redirect = Redirect::new(&config.redirect, config.server.app_port, gate, &base.registry)?;
+    if let Err(error) = redirect.install_once().await {
+        error!(%error, "the redirect could not be installed; it is tried again");
+    }
+    Ok(redirect)
+}
+
+fn start_wires(base: &Base, supervisor: &mut Supervisor) -> Wires {
+    let (watch, snapshots) = Watch::new(
+        base.config.kubernetes.clone(),
+        base.config.policy.keys.clone(),
+        WatchGates {
+            pods: base.gates.add("pods", "not listed yet"),
+            namespaces: base.gates.add("namespaces", "not listed yet"),
+        },
+        &base.registry,
+    );
+    let node = watch.node();
+    let shutdown = supervisor.shutdown();
+    supervisor.spawn("kubernetes-watch", async move {
+        watch.run(shutdown).await;
+        Ok(())
+    });
+
+    let upstream = Arc::new(Upstream::new(base.config.imds.upstream, &base.registry));
+    let source = LateSource::default();
+    let broker = Broker::new(
+        Arc::new(source.clone()),
+        &base.config.credentials,
+        base.clock.clone(),
+        supervisor.tracker(),
+        document::render_session,
+        &base.registry,
+    );
+    let (running, shutdown) = (broker.clone(), supervisor.shutdown());
+    supervisor.spawn("broker", async move {
+        running.run(shutdown).await;
+        Ok(())
+    });
+
+    let (learner, policy) = Learner::new(&base.config, Arc::clone(&upstream), source, node, base.gates.add("identity", "not asked yet"));
+    supervisor.spawn("node-identity", learner.run(supervisor.shutdown()));
+    Wires { snapshots, addresses: start_addresses(supervisor), policy, broker, upstream }
+}
+
+fn start_addresses(supervisor: &mut Supervisor) -> watch::Receiver<Arc<HashSet<PodIp>>> {
+    let (seen, addresses) = watch::channel(Arc::default());
+    let shutdown = supervisor.shutdown();
+    supervisor.spawn("node-addresses", async move {
+        let following = rolegate_iptables::follow_addresses(|ips| {
+            seen.send_replace(Arc::new(ips.into_iter().map(PodIp::new).collect()));
+        });
+        tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            ended = following => Ok(ended?),
+        }
+    });
+    addresses
+}
+
+fn start_redirect_task(redirect: Redirect, wires: &Wires, supervisor: &mut Supervisor) {
+    supervisor.spawn("redirect", redirect.run(supervisor.shutdown(), wires.snapshots.clone()));
+}
+
+fn start_prefetch(base: &Base, wires: &Wires, supervisor: &mut Supervisor) {
+    let policy = wires.policy.clone();
+    let key = move |pod: &crate::cluster::PodRecord, ns: &crate::policy::NamespaceFacts| -> Option<SessionKey> {
+        let policy = policy.borrow().clone()?;
+        policy.decide(&pod.facts, ns).outcome.ok().map(|grant| SessionKey::from(&grant))
+    };
+    let prefetch = Prefetch::new(wires.snapshots.clone(), wires.policy.clone(), wires.broker.clone(), key);
+    let _ = base;
+    supervisor.spawn("prefetch", prefetch.run(supervisor.shutdown()));
+}
+
+fn start_admin(
+    base: &Base,
+    wires: &Wires,
+    listener: Option<tokio::net::TcpListener>,
+    supervisor: &mut Supervisor,
+) -> Arc<Admin> {
+    let health = Health { host_ip: base.config.redirect.host_ips.first().copied(), ..Health::default() };
+    let mut admin = Admin::new(base.registry.clone(), base.gates.clone(), health);
+    if base.config.debug {
+        let store = store::page(wires.snapshots.clone(), wires.broker.clone());
+        admin = admin.with_debug(DebugPages { store, levels: base.telemetry.levels() });
+    }
+    let admin = Arc::new(admin);
+    if let Some(listener) = listener {
+        supervisor.spawn("admin", Arc::clone(&admin).run(listener, supervisor.shutdown()));
+    }
+    admin
+}
+
+fn start_server(
+    base: &Base,
+    wires: Wires,
+    listeners: Listeners,
+    admin: Arc<Admin>,
+    supervisor: &mut Supervisor,
+) -> anyhow::Result<()> {
+    let config = &base.config;
+    let (tokens, warning) = TokenKey::load_or_create(&config.imds.state_dir);
+    if let Some(warning) = warning {
+        warn!(%warning, "tokens");
+    }
+    let metadata = MetadataPolicy::new(&config.imds.metadata_allow, config.imds.metadata_all)
+        .map_err(|mistakes| anyhow::anyhow!(mistakes.join("; ")))?;
+    let door = Door::new(
+        With {
+            tokens,
+            metadata,
+            identity: Identity::new(wires.snapshots, wires.addresses, &base.registry),
+            policy: wires.policy,
+            broker: wires.broker,
+            passthrough: Passthrough::new(wires.upstream, &base.registry),
+            clock: base.clock.clone(),
+            config: config.imds.clone(),
+        },
+        &base.registry,
+    );
+    let scope = if config.server.metrics_port == config.server.app_port {
+        Scope::HealthAndMetrics
+    } else {
+        Scope::Health
+    };
+    let server = Server::new(
+        &config.server,
+        config.imds.hold,
+        Arc::new(door),
+        Arc::new(Uncaptured::new(admin, scope)),
+        supervisor.tracker(),
+        &base.registry,
+    );
+    supervisor.spawn("server", server.run(listeners, supervisor.shutdown()));
+    Ok(())
+}
+
+/// Says once, and after every interruption, that the agent is ready; and what it waits for when it is not.
+fn start_ready_log(base: &Base, supervisor: &mut Supervisor) {
+    let gates = base.gates.clone();
+    let shutdown = supervisor.shutdown();
+    supervisor.spawn("ready-log", async move {
+        let mut states = gates.subscribe();
+        let mut was_ready = false;
+        loop {
+            let closed = process::closed_gates(&states.borrow_and_update());
+            match (closed.is_empty(), was_ready) {
+                (true, false) => info!("ready"),
+                (false, _) => info!(waiting_for = %closed.join("; "), "not ready"),
+                (true, true) => {}
+            }
+            was_ready = closed.is_empty();
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                changed = states.changed() => changed?,
+            }
+        }
+    });
+}
+
+/// Waits for all tasks and connections, but no longer than asked, and not at all after a second signal.
+async fn drain(supervisor: &mut Supervisor, limit: Duration) {
+    let aborted = CancellationToken::new();
+    tokio::select! {
+        () = supervisor.drain() => info!("ended"),
+        () = tokio::time::sleep(limit) => warn!(seconds = limit.as_secs(), "ended with requests unanswered: the drain took too long"),
+        _ = process::terminated() => {
+            aborted.cancel();
+            warn!("ended at once: second signal");
+        }
+    }
+}

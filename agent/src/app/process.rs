@@ -1,0 +1,74 @@
+//! What concerns the process as a whole: limits, signals, the lines that it starts with.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{debug, info, warn};
+
+use crate::admin::{REVISION, VERSION};
+use crate::config::{Config, Restrictions};
+use crate::ready::GateState;
+
+/// Says what was started, with what in force, and what the operator should know.
+pub(super) fn announce(config: &Config) {
+    info!(version = VERSION, revision = REVISION, "rolegate starts");
+    let restrictions = match config.policy.restrictions {
+        Restrictions::Enforce => "enforce: a namespace without the annotation allows nothing",
+        Restrictions::Annotated => "annotated: enforced where a namespace has the annotation",
+        Restrictions::Audit => "audit: everything is served, and what enforce would deny is logged and counted",
+        Restrictions::Off => "off: every pod may name every role",
+    };
+    info!(restrictions, annotation = %config.policy.keys.allowed_roles, "namespace restrictions in force");
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+}
+
+/// A pod may hold hundreds of connections: take as many descriptors as the system lets us.
+pub(super) fn raise_descriptor_limit() {
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) if soft < hard => {
+            if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+                warn!(%error, soft, hard, "the limit of open files could not be raised");
+            }
+        }
+        Ok(_) => {}
+        Err(error) => warn!(%error, "the limit of open files is not known"),
+    }
+}
+
+/// One TLS stack for Kubernetes and AWS.
+pub(super) fn install_crypto_provider() {
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        debug!("a crypto provider was installed already");
+    }
+}
+
+/// SIGTERM or SIGINT, by name.
+pub(super) async fn terminated() -> anyhow::Result<&'static str> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = term.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}
+
+/// Listens on all addresses, of both families where there is IPv6.
+pub(super) fn bind_any(port: u16) -> io::Result<TcpListener> {
+    let listener = std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
+        .or_else(|_| std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+/// `name: reason` of every closed gate.
+pub(super) fn closed_gates(states: &[GateState]) -> Vec<String> {
+    states
+        .iter()
+        .filter_map(|gate| gate.state.as_ref().err().map(|reason| format!("{}: {reason}", gate.name)))
+        .collect()
+}

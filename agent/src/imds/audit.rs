@@ -1,0 +1,121 @@
+//! The audit trail: one line for each session handed to a pod, one a minute for each pod and reason of refusal.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::credentials::Session;
+use crate::identity::Caller;
+use crate::policy::Grant;
+use crate::types::PodUid;
+
+/// A pod that asks in a loop is written once in this time, with the number of times.
+const REFUSAL_EVERY: Duration = Duration::from_secs(60);
+/// Pods and reasons remembered; beyond it the memory starts anew, which costs lines and nothing else.
+const MOST_REMEMBERED: usize = 4096;
+
+/// Writes the lines; remembers which refusals were written.
+#[derive(Debug, Default)]
+pub(super) struct Audit {
+    refused: Mutex<HashMap<(PodUid, &'static str), Written>>,
+}
+
+#[derive(Debug)]
+struct Written {
+    at: Instant,
+    since: u64,
+}
+
+// === impl Audit ===
+
+impl Audit {
+    /// A session of the pod's role was handed to it. No secret is written.
+    #[expect(clippy::unused_self, reason = "the trail is one object: a later sink needs it")]
+    pub(super) fn issued(&self, caller: &Caller, grant: &Grant, session: &Session, v1: bool) {
+        let pod = &caller.pod.facts;
+        info!(
+            target: "rolegate::audit",
+            pod = %pod.name,
+            namespace = %pod.namespace,
+            uid = %pod.uid,
+            service_account = %pod.service_account,
+            peer = %caller.ip,
+            role_arn = %grant.role,
+            session = %grant.session_name,
+            access_key_id = %session.access_key_id,
+            expiration = %rfc3339(session.expiration),
+            imds_version = if v1 { 1 } else { 2 },
+            would_deny = grant.audited.as_ref().map(|denied| denied.code()),
+            "issued"
+        );
+    }
+
+    /// The pod was refused. `detail` is for the operator: what STS said, or the command that would lift it.
+    pub(super) fn refused(&self, caller: &Caller, role: Option<&str>, reason: &'static str, detail: &str) {
+        let pod = &caller.pod.facts;
+        let Some(repeats) = self.due(&pod.uid, reason) else { return };
+        warn!(
+            target: "rolegate::audit",
+            pod = %pod.name,
+            namespace = %pod.namespace,
+            uid = %pod.uid,
+            service_account = %pod.service_account,
+            peer = %caller.ip,
+            role_arn = role,
+            reason,
+            detail,
+            repeats,
+            "refused"
+        );
+    }
+
+    /// `Some(times not written since the last line)` when a line is due.
+    fn due(&self, uid: &PodUid, reason: &'static str) -> Option<u64> {
+        let now = Instant::now();
+        let mut refused = self.refused.lock();
+        if refused.len() >= MOST_REMEMBERED {
+            refused.clear();
+        }
+        match refused.get_mut(&(uid.clone(), reason)) {
+            Some(written) if now.duration_since(written.at) < REFUSAL_EVERY => {
+                written.since += 1;
+                None
+            }
+            Some(written) => {
+                written.at = now;
+                Some(std::mem::take(&mut written.since))
+            }
+            None => {
+                refused.insert((uid.clone(), reason), Written { at: now, since: 0 });
+                Some(0)
+            }
+        }
+    }
+}
+
+fn rfc3339(at: SystemTime) -> String {
+    OffsetDateTime::from(at).format(&Rfc3339).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_written_once_a_minute_with_the_number_left_out() {
+        let audit = Audit::default();
+        let (a, b) = (PodUid::new("a"), PodUid::new("b"));
+        assert_eq!(audit.due(&a, "no_list"), Some(0));
+        assert_eq!(audit.due(&a, "no_list"), None);
+        assert_eq!(audit.due(&a, "no_list"), None);
+        assert_eq!(audit.due(&a, "own_role"), Some(0));
+        assert_eq!(audit.due(&b, "no_list"), Some(0));
+        tokio::time::advance(REFUSAL_EVERY).await;
+        assert_eq!(audit.due(&a, "no_list"), Some(2));
+    }
+}

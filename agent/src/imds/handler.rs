@@ -1,0 +1,399 @@
+//! The way of a request through the door: host, route, token, caller, policy, session, document.
+
+mod metrics;
+mod response;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{HOST, HeaderName};
+use http::request::Parts;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Body, Incoming};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tracing::info;
+
+use super::audit::Audit;
+use super::document;
+use super::error::Refusal;
+use super::passthrough::{Passed, Passthrough};
+use super::route::{self, MetadataPath, MetadataPolicy, Route};
+use super::token::{self, TokenKey};
+use crate::config;
+use crate::credentials::{Ask, Broker, BrokerError, Session, SessionKey};
+use crate::identity::{Caller, Identity};
+use crate::metrics::Registry;
+use crate::policy::{Denied, Grant, PodFacts, Policy};
+use crate::server::{Answer, Peer};
+use crate::types::{Clock, PodIp};
+use metrics::Metrics;
+use response::Good;
+
+const TOKEN: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token");
+const TOKEN_TTL: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token-ttl-seconds");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// A PUT for a token needs no body; a small one is read and dropped, so that its sender sees the answer.
+const MOST_PUT_BYTES: usize = 4 * 1024;
+/// The `Code` of a refusal that the trust policy or our own policy is behind (PROTOCOL.md 2.5).
+const UNAUTHORIZED: &str = "AssumeRoleUnauthorizedAccess";
+/// The `Code` of every other lasting refusal.
+const FAILED: &str = "Failed";
+
+/// Answers captured connections.
+pub struct Door {
+    with: With,
+    metrics: Metrics,
+    audit: Audit,
+}
+
+/// What a [`Door`] asks.
+pub struct With {
+    /// Own IMDSv2 tokens.
+    pub tokens: TokenKey,
+    /// What may be passed through.
+    pub metadata: MetadataPolicy,
+    /// Address to pod.
+    pub identity: Identity,
+    /// The decision; absent until the node's own identity is known.
+    pub policy: watch::Receiver<Option<Arc<Policy>>>,
+    /// Sessions.
+    pub broker: Broker,
+    /// The real IMDS.
+    pub passthrough: Passthrough,
+    /// Wall time.
+    pub clock: Clock,
+    /// Limits and switches.
+    pub config: config::Imds,
+}
+
+/// How a request proves that its sender could do a PUT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    /// A token of ours with so many seconds left.
+    Token(u32),
+    /// None: IMDSv1.
+    Nothing,
+}
+
+/// What the access line says besides the status.
+struct Seen {
+    route: &'static str,
+    caller: Option<Caller>,
+    v1: bool,
+}
+
+// === impl Door ===
+
+impl Answer for Door {
+    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<Full<Bytes>> {
+        let started = Instant::now();
+        let (head, body) = request.into_parts();
+        let mut seen = Seen { route: "refused", caller: None, v1: false };
+        let answer = self.handle(&head, body, peer.ip, &mut seen).await;
+        let reason = answer.as_ref().err().map(Refusal::reason);
+        let response = response::make(answer);
+        self.metrics.answered(seen.route, response.status(), reason, started.elapsed());
+        access_line(&head, peer, &seen, &response, reason, started);
+        response
+    }
+}
+
+impl Door {
+    /// Opens the door; nothing is asked yet.
+    #[must_use]
+    pub fn new(with: With, registry: &Registry) -> Self {
+        Self { with, metrics: Metrics::register(registry), audit: Audit::default() }
+    }
+
+    async fn handle(&self, head: &Parts, body: Incoming, ip: PodIp, seen: &mut Seen) -> Result<Good, Refusal> {
+        let hosts = head.headers.get_all(HOST);
+        if !route::host_allowed(hosts.iter().map(http::HeaderValue::as_bytes), head.version) {
+            return Err(Refusal::Host);
+        }
+        let target = route::request_target(&head.uri);
+        let route = route::route(&head.method, &target, &self.with.metadata);
+        seen.route = route.label();
+        match route {
+            Route::HostForbidden => Err(Refusal::Host),
+            Route::MethodNotAllowed => Err(Refusal::Method),
+            Route::TokenMethod => Err(Refusal::TokenMethod),
+            Route::TokenForbidden => Err(Refusal::TokenPath),
+            Route::Token => self.token(head, body, ip).await,
+            Route::NotFound => self.unknown_path(&head.headers, ip),
+            Route::Versions => self.read(head, ip, seen, What::Text(route::VERSIONS.into())).await,
+            Route::Directory(list) => self.read(head, ip, seen, What::Text(list)).await,
+            Route::IamDirectory => self.read(head, ip, seen, What::IamDirectory).await,
+            Route::RoleList => self.read(head, ip, seen, What::RoleList).await,
+            Route::Document { role } => self.read(head, ip, seen, What::Document(role)).await,
+            Route::IamInfo => self.read(head, ip, seen, What::IamInfo).await,
+            Route::Metadata(path) => self.read(head, ip, seen, What::Metadata(path)).await,
+        }
+    }
+
+    /// A token is given from the request alone: no look-up may slow it down or make it fail.
+    async fn token(&self, head: &Parts, body: Incoming, ip: PodIp) -> Result<Good, Refusal> {
+        if head.headers.contains_key(FORWARDED_FOR) {
+            return Err(Refusal::Forwarded);
+        }
+        let asked = head.headers.get_all(TOKEN_TTL);
+        let ttl = token::parse_ttl(asked.iter().map(http::HeaderValue::as_bytes))
+            .map_err(|_| Refusal::TokenTtl)?;
+        if !body.is_end_stream() {
+            // What does not arrive in time, or is too long, changes nothing about the answer.
+            let rest = Limited::new(body, MOST_PUT_BYTES).collect();
+            let _ = timeout_at(Instant::now() + self.with.config.hold, rest).await;
+        }
+        let token = self.with.tokens.issue(ip, ttl, self.with.clock.unix_seconds());
+        Ok(Good::token(token, ttl, self.with.config.token_hop_limit))
+    }
+
+    /// A path that is nothing: a bad token, or a missing one where it is known to be required, is still 401.
+    fn unknown_path(&self, headers: &HeaderMap, ip: PodIp) -> Result<Good, Refusal> {
+        match self.proof(headers, ip)? {
+            Proof::Nothing if !self.with.config.allow_v1 => Err(Refusal::TokenMissing),
+            Proof::Nothing | Proof::Token(_) => Err(Refusal::NotFound),
+        }
+    }
+
+    /// Everything that only a pod may read.
+    async fn read(&self, head: &Parts, ip: PodIp, seen: &mut Seen, what: What) -> Result<Good, Refusal> {
+        let deadline = Instant::now() + self.with.config.hold;
+        let proof = self.proof(&head.headers, ip)?;
+        if proof == Proof::Nothing {
+            seen.v1 = true;
+            self.refuse_v1_early(ip)?;
+        }
+        let caller = self.with.identity.identify(ip, deadline).await.map_err(Refusal::Unidentified)?;
+        seen.caller = Some(caller.clone());
+        let policy = self.policy(deadline).await?;
+        if proof == Proof::Nothing && !policy.imds_v1_allowed(&caller.namespace, self.with.config.allow_v1) {
+            return Err(Refusal::TokenMissing);
+        }
+        let good = match what {
+            What::Text(text) => Good::text(text),
+            What::IamDirectory => {
+                self.visible_role(&policy, &caller)?;
+                Good::text(document::render_iam_directory())
+            }
+            What::RoleList => Good::text(Bytes::from(self.visible_role(&policy, &caller)?)),
+            What::IamInfo => self.iam_info(&policy, &caller)?,
+            What::Document(role) => self.document(&policy, &caller, &role, seen.v1, deadline).await?,
+            What::Metadata(path) => self.metadata(&path, deadline).await?,
+        };
+        if seen.v1 {
+            self.metrics.v1.inc();
+        }
+        Ok(good.answering(proof))
+    }
+
+    /// The token that the request carries, checked; two are none.
+    fn proof(&self, headers: &HeaderMap, ip: PodIp) -> Result<Proof, Refusal> {
+        let mut presented = headers.get_all(TOKEN).iter();
+        let Some(token) = presented.next() else { return Ok(Proof::Nothing) };
+        if headers.contains_key(FORWARDED_FOR) {
+            return Err(Refusal::Forwarded);
+        }
+        if presented.next().is_some() {
+            return Err(Refusal::TokenInvalid);
+        }
+        let now = self.with.clock.unix_seconds();
+        self.with.tokens.verify(token.as_bytes(), ip, now).map(Proof::Token).map_err(|_| Refusal::TokenInvalid)
+    }
+
+    /// Where tokens are required, a request without one need not wait to be told so, unless its namespace is
+    /// already known to allow it.
+    fn refuse_v1_early(&self, ip: PodIp) -> Result<(), Refusal> {
+        if self.with.config.allow_v1 {
+            return Ok(());
+        }
+        let allowed = self.with.identity.look_up(ip).is_some_and(|caller| {
+            self.with.policy.borrow().as_ref().is_some_and(|policy| policy.imds_v1_allowed(&caller.namespace, false))
+        });
+        if allowed { Ok(()) } else { Err(Refusal::TokenMissing) }
+    }
+
+    async fn policy(&self, deadline: Instant) -> Result<Arc<Policy>, Refusal> {
+        let mut policy = self.with.policy.clone();
+        let known = timeout_at(deadline, policy.wait_for(Option::is_some)).await;
+        match known {
+            Ok(Ok(policy)) => policy.clone().ok_or(Refusal::NotReady),
+            Ok(Err(_)) | Err(_) => Err(Refusal::NotReady),
+        }
+    }
+
+    /// The name that the role list shows: also of a role that is refused, so that the client goes on to the document,
+    /// which says why.
+    fn visible_role(&self, policy: &Policy, caller: &Caller) -> Result<String, Refusal> {
+        match self.decide(policy, caller) {
+            Ok(grant) => Ok(grant.role.name().to_owned()),
+            Err(denied) => denied.listed_name().map(str::to_owned).ok_or(Refusal::NoRole),
+        }
+    }
+
+    fn iam_info(&self, policy: &Policy, caller: &Caller) -> Result<Good, Refusal> {
+        match self.decide(policy, caller) {
+            Ok(grant) => Ok(Good::text(document::render_iam_info(&grant.role, self.with.clock.now()))),
+            Err(_) => Err(Refusal::NoRole),
+        }
+    }
+
+    async fn document(
+        &self,
+        policy: &Policy,
+        caller: &Caller,
+        asked: &str,
+        v1: bool,
+        deadline: Instant,
+    ) -> Result<Good, Refusal> {
+        let grant = match self.decide(policy, caller) {
+            Ok(grant) if names(asked, &grant) => grant,
+            Ok(_) => return Err(Refusal::OtherRole),
+            Err(denied) => return self.denied(caller, asked, &denied),
+        };
+        let key = session_key(&grant);
+        let session = match self.with.broker.cached(&key) {
+            Some(session) => session,
+            None => {
+                let ask = Ask {
+                    key,
+                    asker: caller.pod.facts.uid.clone(),
+                    revision: revision(&caller.pod.facts),
+                };
+                match self.with.broker.get(&ask, deadline).await {
+                    Ok(session) => {
+                        self.check_unmoved(policy, caller, &ask.key)?;
+                        session
+                    }
+                    Err(error) => return self.not_issued(caller, &grant, error),
+                }
+            }
+        };
+        self.issue(caller, &grant, &session, v1)
+    }
+
+    fn issue(&self, caller: &Caller, grant: &Grant, session: &Session, v1: bool) -> Result<Good, Refusal> {
+        self.metrics.issued.inc();
+        if let Some(denied) = &grant.audited {
+            self.metrics.would_deny(denied);
+        }
+        self.audit.issued(caller, grant, session, v1);
+        Ok(Good::text(session.document.clone()))
+    }
+
+    /// After a wait the address may be another pod's, and the pod may be another role's.
+    fn check_unmoved(&self, policy: &Policy, caller: &Caller, key: &SessionKey) -> Result<(), Refusal> {
+        let now = self.with.identity.still_owner(caller.ip, &caller.pod.facts.uid).ok_or(Refusal::Moved)?;
+        match policy.decide(&now.pod.facts, &now.namespace).outcome {
+            Ok(grant) if session_key(&grant) == *key => Ok(()),
+            Ok(_) | Err(_) => Err(Refusal::Moved),
+        }
+    }
+
+    /// Our own refusal, told in a document as the real service tells a broken trust policy.
+    fn denied(&self, caller: &Caller, asked: &str, denied: &Denied) -> Result<Good, Refusal> {
+        let listed = denied.listed_name().ok_or(Refusal::NoRole)?;
+        let named = denied.role().map_or(asked == listed, |role| {
+            asked == role.name() || asked == role.path_and_name() || asked == role.as_str()
+        });
+        if !named {
+            return Err(Refusal::OtherRole);
+        }
+        let message = denied.message();
+        self.metrics.denied(denied.code());
+        self.audit.refused(caller, denied.role().map(crate::types::RoleArn::as_str), denied.code(), &message);
+        Ok(Good::text(document::render_refusal(UNAUTHORIZED, &message, self.with.clock.now())))
+    }
+
+    /// STS's refusal. Its words name the node's role and account: they go to the operator's log, not to the pod.
+    fn not_issued(&self, caller: &Caller, grant: &Grant, error: BrokerError) -> Result<Good, Refusal> {
+        let role = grant.role.as_str();
+        self.audit.refused(caller, Some(role), error.code(), &error.to_string());
+        let (code, message) = match &error {
+            BrokerError::Unauthorized { .. } => (
+                UNAUTHORIZED,
+                format!(
+                    "STS refuses sts:AssumeRole of {role} to this node: the role's trust policy must allow the node's \
+                     role, with the external id if it asks for one; the agent's log has the answer of STS"
+                ),
+            ),
+            BrokerError::Rejected { code, .. } => {
+                (FAILED, format!("STS rejects the request for {role} ({code}); the agent's log has its answer"))
+            }
+            BrokerError::Timeout | BrokerError::Unavailable { .. } => return Err(Refusal::Credentials(error)),
+        };
+        self.metrics.denied(error.code());
+        Ok(Good::text(document::render_refusal(code, &message, self.with.clock.now())))
+    }
+
+    async fn metadata(&self, path: &MetadataPath, deadline: Instant) -> Result<Good, Refusal> {
+        match self.with.passthrough.get(path, deadline).await {
+            Ok(Passed { body, content_type }) => Ok(Good::passed(body, content_type)),
+            Err(error) if error.is_not_found() => Err(Refusal::NotFound),
+            Err(_) => Err(Refusal::Upstream),
+        }
+    }
+
+    fn decide(&self, policy: &Policy, caller: &Caller) -> Result<Grant, Denied> {
+        policy.decide(&caller.pod.facts, &caller.namespace).outcome
+    }
+}
+
+/// What a pod reads.
+enum What {
+    Text(Bytes),
+    IamDirectory,
+    RoleList,
+    IamInfo,
+    Document(String),
+    Metadata(MetadataPath),
+}
+
+/// Clients ask with the name they were listed, but a configured one may know the path or the ARN.
+fn names(asked: &str, grant: &Grant) -> bool {
+    let role = &grant.role;
+    asked == role.name() || asked == role.path_and_name() || asked == role.as_str()
+}
+
+fn session_key(grant: &Grant) -> SessionKey {
+    SessionKey {
+        role: grant.role.clone(),
+        external_id: grant.external_id.clone(),
+        session_name: grant.session_name.clone(),
+        duration: grant.duration,
+    }
+}
+
+/// Changes when the annotations that a request for a session rests on do.
+fn revision(pod: &PodFacts) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&pod.role, &pod.external_id).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// One line a request, at its end. The path is the client's bytes and is not written: the route says what it was.
+fn access_line(
+    head: &Parts,
+    peer: Peer,
+    seen: &Seen,
+    response: &Response<Full<Bytes>>,
+    reason: Option<&'static str>,
+    started: Instant,
+) {
+    let pod = seen.caller.as_ref().map(|caller| &caller.pod.facts);
+    info!(
+        target: "rolegate::access",
+        method = head.method.as_str(),
+        route = seen.route,
+        status = response.status().as_u16(),
+        reason,
+        peer = %peer.socket,
+        pod = pod.map(|pod| &*pod.name),
+        namespace = pod.map(|pod| &*pod.namespace),
+        imds_version = if seen.v1 { 1 } else { 2 },
+        duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        "request"
+    );
+}

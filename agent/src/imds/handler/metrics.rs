@@ -1,0 +1,73 @@
+//! What the door counts: closed sets of routes, statuses and reasons.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use prometheus::{HistogramVec, IntCounter, IntCounterVec};
+
+use crate::metrics::{REQUEST_SECONDS, Registry};
+use crate::policy::Denied;
+
+#[derive(Clone, Debug)]
+pub(super) struct Metrics {
+    requests: IntCounterVec,
+    seconds: HistogramVec,
+    refused: IntCounterVec,
+    denied: IntCounterVec,
+    would_deny: IntCounterVec,
+    pub(super) issued: IntCounter,
+    pub(super) v1: IntCounter,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    pub(super) fn register(registry: &Registry) -> Self {
+        Self {
+            requests: registry.counters(
+                "requests_total",
+                "Requests of pods, by what was asked for and the status.",
+                &["route", "status"],
+            ),
+            seconds: registry.histograms(
+                "request_duration_seconds",
+                "Time from a request's header to its answer, by what was asked for.",
+                REQUEST_SECONDS,
+                &["route"],
+            ),
+            refused: registry.counters(
+                "requests_refused_total",
+                "Requests answered with an error status, by reason.",
+                &["reason"],
+            ),
+            denied: registry.counters(
+                "credentials_denied_total",
+                "Documents that say why a pod gets no credentials, by reason.",
+                &["reason"],
+            ),
+            would_deny: registry.counters(
+                "credentials_would_deny_total",
+                "Sessions handed out under --namespace-restrictions=audit that enforce would have denied, by reason.",
+                &["reason"],
+            ),
+            issued: registry.counter("credentials_issued_total", "Documents with credentials handed to pods."),
+            v1: registry.counter("imds_v1_requests_total", "Requests served without a token (IMDSv1)."),
+        }
+    }
+
+    pub(super) fn answered(&self, route: &str, status: StatusCode, refusal: Option<&str>, took: Duration) {
+        self.requests.with_label_values(&[route, status.as_str()]).inc();
+        self.seconds.with_label_values(&[route]).observe(took.as_secs_f64());
+        if let Some(reason) = refusal {
+            self.refused.with_label_values(&[reason]).inc();
+        }
+    }
+
+    pub(super) fn denied(&self, reason: &str) {
+        self.denied.with_label_values(&[reason]).inc();
+    }
+
+    pub(super) fn would_deny(&self, denied: &Denied) {
+        self.would_deny.with_label_values(&[denied.code()]).inc();
+    }
+}
