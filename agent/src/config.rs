@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::types::{RoleArnBase, Secret};
+use crate::types::Secret;
+
+pub use crate::policy::{AnnotationKeys, PatternFormat, Restrictions, Rules as Policy};
 
 /// Everything `rolegate run` needs.
 #[derive(Clone, Debug)]
@@ -67,70 +69,6 @@ pub enum NodeSelection {
     Name(String),
     /// The node of the pod whose `status.podIP` is this address (`--host-ip`).
     ByHostIp(IpAddr),
-}
-
-/// Role resolution and permission. See [`crate::policy`].
-#[derive(Clone, Debug)]
-pub struct Policy {
-    /// `--base-role-arn`; filled in by discovery with `--auto-discover-base-arn`.
-    pub base: Option<RoleArnBase>,
-    /// `--default-role`: name, path/name or ARN; filled in by discovery with `--auto-discover-default-role`.
-    pub default_role: Option<String>,
-    /// `--namespace-restrictions`.
-    pub restrictions: Restrictions,
-    /// `--namespace-restriction-format`.
-    pub format: PatternFormat,
-    /// `--allow-node-role`.
-    pub allow_node_role: bool,
-    /// Session name template, such as `{namespace}.{service-account}`.
-    pub session_name: String,
-    /// `--session-duration`, what STS is asked for.
-    pub session_duration: Duration,
-    /// `--pin-roles`: a pod keeps the role it was first seen with.
-    pub pin_roles: bool,
-    /// Annotation keys.
-    pub keys: AnnotationKeys,
-    /// Node name, for the session-name template.
-    pub node: String,
-}
-
-/// Which annotations are read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AnnotationKeys {
-    /// Pod: the role. `iam.amazonaws.com/role`.
-    pub role: String,
-    /// Pod: the external id. `iam.amazonaws.com/external-id`.
-    pub external_id: String,
-    /// Namespace: allowed roles. `iam.amazonaws.com/allowed-roles`.
-    pub allowed_roles: String,
-    /// Namespace: kiam's regular expression. `iam.amazonaws.com/permitted`.
-    pub permitted: String,
-    /// Namespace: default role. `iam.amazonaws.com/default-role`.
-    pub default_role: String,
-    /// Namespace: `deny` or `allow`. `iam.amazonaws.com/imds-v1`.
-    pub imds_v1: String,
-}
-
-/// What a namespace's annotation means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Restrictions {
-    /// No annotation allows nothing.
-    Enforce,
-    /// Enforced only where the annotation exists.
-    Annotated,
-    /// Served, counted and logged.
-    Audit,
-    /// Not looked at.
-    Off,
-}
-
-/// How entries of `allowed-roles` are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PatternFormat {
-    /// `*` within a segment, `**` across `/`.
-    Glob,
-    /// Anchored regular expressions.
-    Regexp,
 }
 
 /// What is asked of IMDS (and of STS by one GetCallerIdentity) at start.
@@ -233,17 +171,4 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
-}
-
-impl Default for AnnotationKeys {
-    fn default() -> Self {
-        Self {
-            role: "iam.amazonaws.com/role".into(),
-            external_id: "iam.amazonaws.com/external-id".into(),
-            allowed_roles: "iam.amazonaws.com/allowed-roles".into(),
-            permitted: "iam.amazonaws.com/permitted".into(),
-            default_role: "iam.amazonaws.com/default-role".into(),
-            imds_v1: "iam.amazonaws.com/imds-v1".into(),
-        }
-    }
 }

@@ -1,7 +1,9 @@
 //! What a decision is made from: a pod and its namespace as far as policy is concerned.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use super::allow_list::Permission;
+use super::rules::PatternFormat;
 use crate::types::PodUid;
 
 /// A pod, projected.
@@ -21,7 +23,21 @@ pub struct PodFacts {
     pub external_id: Option<Arc<str>>,
 }
 
-/// A namespace, projected. Its patterns are compiled on first use and only once.
+/// The annotations of a namespace that policy reads, as written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceAnnotations {
+    /// `allowed-roles`.
+    pub allowed_roles: Option<Arc<str>>,
+    /// kiam's `permitted`.
+    pub permitted: Option<Arc<str>>,
+    /// `default-role`.
+    pub default_role: Option<Arc<str>>,
+    /// `imds-v1`.
+    pub imds_v1: Option<Arc<str>>,
+}
+
+/// A namespace, projected. Its patterns are compiled on first use and only once, so share it (`Arc`), keep it
+/// as long as the annotations stay the same, and make a new one when they change.
 #[derive(Debug)]
 pub struct NamespaceFacts {
     /// `metadata.name`.
@@ -34,4 +50,42 @@ pub struct NamespaceFacts {
     pub default_role: Option<Arc<str>>,
     /// `imds-v1`, as written.
     pub imds_v1: Option<Arc<str>>,
+    compiled: OnceLock<(PatternFormat, Permission)>,
 }
+
+// === impl NamespaceFacts ===
+
+impl NamespaceFacts {
+    /// A namespace with those annotations; nothing is compiled yet.
+    #[must_use]
+    pub fn new(name: impl Into<Arc<str>>, annotations: NamespaceAnnotations) -> Self {
+        let NamespaceAnnotations { allowed_roles, permitted, default_role, imds_v1 } = annotations;
+        let compiled = OnceLock::new();
+        Self { name: name.into(), allowed_roles, permitted, default_role, imds_v1, compiled }
+    }
+
+    /// Calls `look` with what the annotations permit, compiled at the first call.
+    pub(super) fn with_permission<T>(&self, format: PatternFormat, look: impl FnOnce(&Permission) -> T) -> T {
+        let compile =
+            || Permission::compile(self.allowed_roles.as_deref(), self.permitted.as_deref(), format);
+        let (compiled_as, permission) = self.compiled.get_or_init(|| (format, compile()));
+        if *compiled_as == format {
+            look(permission)
+        } else {
+            // Two policies that read entries differently: one process never has them.
+            look(&compile())
+        }
+    }
+}
+
+impl PartialEq for NamespaceFacts {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.allowed_roles == other.allowed_roles
+            && self.permitted == other.permitted
+            && self.default_role == other.default_role
+            && self.imds_v1 == other.imds_v1
+    }
+}
+
+impl Eq for NamespaceFacts {}
