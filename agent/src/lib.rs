@@ -10,6 +10,7 @@ pub mod admin;
 pub mod cluster;
 pub mod config;
 pub mod credentials;
+pub mod discovery;
 pub mod identity;
 pub mod imds;
 pub mod metrics;

@@ -1,1 +1,167 @@
-//! Placeholder.
+//! Metadata of the instance for pods: asked of the real service once, kept, and never asked in a herd.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prometheus::IntCounter;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::route::MetadataPath;
+use super::upstream::{Answer, Text, Upstream, UpstreamError, UpstreamPath};
+use crate::metrics::Registry;
+
+/// How long an answer that may change is kept, a 404 included.
+const KEEP: Duration = Duration::from_secs(5);
+
+/// How long a failure is kept: the service throttles by not answering, so it is left alone.
+const KEEP_FAILURE: Duration = Duration::from_secs(1);
+
+/// Most answers kept. Constant ones are few; the rest is bounded by what pods make up within [`KEEP`].
+const ENTRIES: usize = 512;
+
+/// Requests in any one second for names that nobody wrote down (they match a wildcard): at some ten packets
+/// each a quarter of the 1024 per second that the node has for the service and DNS together.
+const MADE_UP_PER_SECOND: u32 = 25;
+
+/// What is passed on to a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Passed {
+    /// 200.
+    Text(Text),
+    /// 404, empty.
+    NotFound,
+    /// 503, empty.
+    Unavailable,
+}
+
+/// The cache in front of [`Upstream`].
+#[derive(Debug)]
+pub struct Passthrough {
+    upstream: Arc<Upstream>,
+    entries: Mutex<HashMap<MetadataPath, Entry>>,
+    made_up: Mutex<Allowance>,
+    hits: IntCounter,
+}
+
+/// One path: whoever holds the lock asks, the others wait for what it gets.
+type Entry = Arc<tokio::sync::Mutex<Option<Kept>>>;
+
+#[derive(Clone, Debug)]
+struct Kept {
+    passed: Passed,
+    /// `None`: for the life of the process.
+    until: Option<Instant>,
+}
+
+/// Requests that may still be sent before `ends`.
+#[derive(Debug)]
+struct Allowance {
+    left: u32,
+    ends: Instant,
+}
+
+// === impl Passthrough ===
+
+impl Passthrough {
+    /// Nothing kept yet.
+    #[must_use]
+    pub fn new(upstream: Arc<Upstream>, registry: &Registry) -> Self {
+        Self {
+            upstream,
+            entries: Mutex::new(HashMap::new()),
+            made_up: Mutex::new(Allowance { left: 0, ends: Instant::now() }),
+            hits: registry.counter(
+                "upstream_cache_hits_total",
+                "Requests for metadata answered without asking the real metadata service.",
+            ),
+        }
+    }
+
+    /// What the service says to `path`, from memory where it is known, before `deadline`.
+    pub async fn get(&self, path: &MetadataPath, deadline: Instant) -> Passed {
+        let Some(entry) = self.entry(path) else {
+            return Passed::Unavailable;
+        };
+        let Ok(mut kept) = timeout_at(deadline, entry.lock()).await else {
+            return Passed::Unavailable;
+        };
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.is_fresh(Instant::now())) {
+            self.hits.inc();
+            return kept.passed.clone();
+        }
+        if !path.is_named() && timeout_at(deadline, self.allowed()).await.is_err() {
+            return Passed::Unavailable;
+        }
+        let answer = self.upstream.get(&UpstreamPath::from(path), deadline).await;
+        let fresh = Kept::new(path, answer, Instant::now());
+        *kept = Some(fresh.clone());
+        fresh.passed
+    }
+
+    /// Waits until a made-up name may be asked for.
+    async fn allowed(&self) {
+        loop {
+            let taken = self.made_up.lock().take(Instant::now());
+            match taken {
+                Ok(()) => return,
+                Err(next) => sleep_until(next).await,
+            }
+        }
+    }
+
+    /// The entry of `path`; `None` while too many others are in use.
+    fn entry(&self, path: &MetadataPath) -> Option<Entry> {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get(path) {
+            return Some(Arc::clone(entry));
+        }
+        if entries.len() >= ENTRIES {
+            let now = Instant::now();
+            entries.retain(|_, entry| match entry.try_lock() {
+                Ok(kept) => kept.as_ref().is_some_and(|kept| kept.is_fresh(now)),
+                Err(_) => true,
+            });
+        }
+        if entries.len() >= ENTRIES {
+            return None;
+        }
+        Some(Arc::clone(entries.entry(path.clone()).or_default()))
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    fn new(path: &MetadataPath, answer: Result<Answer, UpstreamError>, now: Instant) -> Self {
+        match answer {
+            Ok(Answer::Found(text)) => {
+                let until = if path.is_constant() { None } else { Some(now + KEEP) };
+                Self { passed: Passed::Text(text), until }
+            }
+            Ok(Answer::NotFound) => Self { passed: Passed::NotFound, until: Some(now + KEEP) },
+            Err(error) => {
+                tracing::warn!(path = path.as_str(), %error, "metadata cannot be passed through");
+                Self { passed: Passed::Unavailable, until: Some(now + KEEP_FAILURE) }
+            }
+        }
+    }
+
+    fn is_fresh(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+}
+
+// === impl Allowance ===
+
+impl Allowance {
+    /// Takes one; if none is left, says when there will be more.
+    fn take(&mut self, now: Instant) -> Result<(), Instant> {
+        if now >= self.ends {
+            *self = Self { left: MADE_UP_PER_SECOND, ends: now + Duration::from_secs(1) };
+        }
+        self.left = self.left.checked_sub(1).ok_or(self.ends)?;
+        Ok(())
+    }
+}

@@ -66,6 +66,7 @@ const LONGEST_PATTERN: usize = 256;
 pub struct MetadataPath {
     path: String,
     constant: bool,
+    named: bool,
 }
 
 /// Which metadata is passed through, and the lists that show it.
@@ -73,6 +74,8 @@ pub struct MetadataPath {
 pub struct MetadataPolicy {
     allowed: GlobSet,
     constant: GlobSet,
+    /// Allowed paths that are written down somewhere, not only matched by a wildcard.
+    named: BTreeSet<String>,
     /// Directory without slashes at its ends (`""` is `/latest`) -> its list.
     lists: BTreeMap<String, Bytes>,
 }
@@ -90,6 +93,13 @@ impl MetadataPath {
     #[must_use]
     pub fn is_constant(&self) -> bool {
         self.constant
+    }
+
+    /// Whether the path is one of a few that are known by name; else a wildcard allows it, and it may be
+    /// anything that a pod made up.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        self.named
     }
 }
 
@@ -127,16 +137,18 @@ impl MetadataPolicy {
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
-        let lists = lists(listed.iter().filter(|entry| !entry.contains('*') && allows(&allowed, entry)));
-        Ok(Self { allowed, constant, lists })
+        let named: BTreeSet<String> =
+            listed.into_iter().filter(|entry| !entry.contains('*') && allows(&allowed, entry)).collect();
+        let lists = lists(named.iter());
+        Ok(Self { allowed, constant, named, lists })
     }
 
     /// The route of a path below a version: a list, something to pass through, or nothing.
     pub(super) fn route(&self, segments: &[&str]) -> Route {
         let path = segments.join("/");
         if allows(&self.allowed, &path) {
-            let constant = self.constant.is_match(&path);
-            return Route::Metadata(MetadataPath { path: format!("/latest/{path}"), constant });
+            let (constant, named) = (self.constant.is_match(&path), self.named.contains(&path));
+            return Route::Metadata(MetadataPath { path: format!("/latest/{path}"), constant, named });
         }
         self.lists.get(&path).map_or(Route::NotFound, |list| Route::Directory(list.clone()))
     }
