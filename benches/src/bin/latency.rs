@@ -1,0 +1,103 @@
+//! `latency`: sends to several servers in turn, in one run, and prints how they compare.
+//!
+//! Runs wherever it is started, such as in a pod's network namespace: `ip netns exec POD latency ...`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use rolegate_benches::load::{Plan, Target};
+use rolegate_benches::process::{cpu_time, pin_process, pin_self};
+use rolegate_benches::report::{Row, table, to_json};
+
+/// Open-loop latency of several servers in one run: one connection per request, constant rate, latency
+/// counted from the time a request was due. Ratios are to the first target.
+#[derive(Parser)]
+struct Args {
+    /// `NAME=ADDRESS:PORT[@PID]`; with a PID, CPU per request is measured too.
+    #[arg(required = true)]
+    targets: Vec<Target>,
+    /// Requests per second and target.
+    #[arg(long, default_value_t = 500)]
+    rate: u32,
+    /// Seconds that are counted.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Seconds before.
+    #[arg(long, default_value_t = 1.0)]
+    warm_up: f64,
+    /// Connections open at once.
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Path that is asked for.
+    #[arg(long, default_value = "/latest/meta-data/iam/security-credentials/MyPodRole")]
+    path: String,
+    /// Further header line, such as `X-aws-ec2-metadata-token: ...`.
+    #[arg(long = "header")]
+    headers: Vec<String>,
+    /// Cores of this program.
+    #[arg(long, value_delimiter = ',')]
+    cores: Vec<usize>,
+    /// Cores that the targets' processes are bound to.
+    #[arg(long, value_delimiter = ',')]
+    server_cores: Vec<usize>,
+    /// Write the figures as JSON to this file (`-`: standard output, instead of the table).
+    #[arg(long)]
+    output: Option<PathBuf>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    if !args.cores.is_empty() {
+        pin_self(&args.cores)?;
+    }
+    let pids: Vec<Option<i32>> = args.targets.iter().map(|target| target.pid).collect();
+    if !args.server_cores.is_empty() {
+        for pid in pids.iter().flatten() {
+            pin_process(*pid, &args.server_cores)?;
+        }
+    }
+    let plan = Plan {
+        request: request(&args),
+        targets: args.targets,
+        rate: args.rate,
+        warm_up: Duration::try_from_secs_f64(args.warm_up)?,
+        duration: Duration::try_from_secs_f64(args.seconds)?,
+        connections: args.connections,
+    };
+    let mut before = Vec::new();
+    let outcomes = plan.run(|| before = pids.iter().map(|pid| pid.map(cpu_time)).collect())?;
+    let mut rows = Vec::new();
+    for (((target, outcome), pid), before) in plan.targets.into_iter().zip(outcomes).zip(pids).zip(before) {
+        let cpu = match (pid, before) {
+            (Some(pid), Some(before)) => Some(cpu_time(pid)?.saturating_sub(before?)),
+            _ => None,
+        };
+        rows.push(Row { name: target.name, outcome, cpu });
+    }
+    show(&rows, args.output)
+}
+
+fn request(args: &Args) -> Vec<u8> {
+    let mut text = format!("GET {} HTTP/1.1\r\nHost: 169.254.169.254\r\nConnection: close\r\n", args.path);
+    for header in &args.headers {
+        text.push_str(header);
+        text.push_str("\r\n");
+    }
+    text.push_str("\r\n");
+    text.into_bytes()
+}
+
+fn show(rows: &[Row], output: Option<PathBuf>) -> anyhow::Result<()> {
+    let json = format!("{:#}\n", to_json(rows));
+    match output {
+        Some(path) if path.as_os_str() == "-" => print!("{json}"),
+        Some(path) => {
+            print!("{}", table(rows));
+            std::fs::write(&path, json).with_context(|| format!("{}", path.display()))?;
+        }
+        None => print!("{}", table(rows)),
+    }
+    Ok(())
+}

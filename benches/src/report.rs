@@ -1,0 +1,106 @@
+//! The figures of a run, as a table for people and JSON for machines.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::load::Outcome;
+
+/// One server's figures.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The target's name.
+    pub name: String,
+    /// Its outcome.
+    pub outcome: Outcome,
+    /// CPU time that its process took meanwhile.
+    pub cpu: Option<Duration>,
+}
+
+/// The quantiles that are shown.
+const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
+
+// === impl Row ===
+
+impl Row {
+    /// Requests answered.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        self.outcome.latency.len()
+    }
+
+    /// Microseconds of CPU per request.
+    #[must_use]
+    pub fn cpu_per_request(&self) -> Option<f64> {
+        let requests = float(self.answered() + self.outcome.errors);
+        self.cpu.filter(|_| requests > 0.0).map(|cpu| cpu.as_secs_f64() * 1e6 / requests)
+    }
+
+    fn micros(&self, quantile: f64) -> f64 {
+        float(self.outcome.latency.value_at_quantile(quantile)) / 1e3
+    }
+
+    fn ratio(&self, first: &Self, quantile: f64) -> f64 {
+        self.micros(quantile) / first.micros(quantile)
+    }
+}
+
+/// A table; ratios are to the first row.
+#[must_use]
+pub fn table(rows: &[Row]) -> String {
+    let mut page = format!("{:<16}{:>9}{:>8}", "target", "requests", "errors");
+    for (name, _) in QUANTILES {
+        let _ = write!(page, "{:>10}", format!("{name} us"));
+    }
+    page.push_str("   p50 ratio   p99 ratio  late p99 us  CPU us/req\n");
+    let Some(first) = rows.first() else { return page };
+    for row in rows {
+        let _ = write!(page, "{:<16}{:>9}{:>8}", row.name, row.answered(), row.outcome.errors);
+        for (_, quantile) in QUANTILES {
+            let _ = write!(page, "{:>10.1}", row.micros(quantile));
+        }
+        let late = float(row.outcome.lateness.value_at_quantile(0.99)) / 1e3;
+        let cpu = row.cpu_per_request().map_or_else(|| "-".into(), |cpu| format!("{cpu:.1}"));
+        let (p50, p99) = (row.ratio(first, 0.5), row.ratio(first, 0.99));
+        let _ = writeln!(page, "{p50:>12.2}{p99:>12.2}{late:>13.1}{cpu:>12}");
+    }
+    for row in rows {
+        if let Some(error) = &row.outcome.first_error {
+            let _ = writeln!(page, "{}: first error: {error}", row.name);
+        }
+    }
+    page
+}
+
+/// The same as JSON.
+#[must_use]
+pub fn to_json(rows: &[Row]) -> Value {
+    let Some(first) = rows.first() else { return json!([]) };
+    rows.iter()
+        .map(|row| {
+            let quantiles = |figure: &dyn Fn(f64) -> f64| -> Value {
+                QUANTILES
+                    .iter()
+                    .map(|(name, quantile)| ((*name).to_owned(), json!(figure(*quantile))))
+                    .collect()
+            };
+            json!({
+                "target": row.name,
+                "requests": row.answered(),
+                "errors": row.outcome.errors,
+                "first_error": row.outcome.first_error,
+                "latency_us": quantiles(&|quantile| row.micros(quantile)),
+                "ratio_to_first": quantiles(&|quantile| row.ratio(first, quantile)),
+                "max_us": float(row.outcome.latency.max()) / 1e3,
+                "lateness_p99_us": float(row.outcome.lateness.value_at_quantile(0.99)) / 1e3,
+                "cpu_us_per_request": row.cpu_per_request(),
+            })
+        })
+        .collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people: 52 bits are enough")]
+fn float(number: u64) -> f64 {
+    number as f64
+}
