@@ -1,0 +1,82 @@
+# The names that people and CI call. `make test` and `make demo` each work on a bare clone as the only command.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+ROLEGATE_CACHE ?= $(CURDIR)/.cache
+export ROLEGATE_CACHE
+
+CARGO_DENY_VERSION := 0.20.2
+CARGO_FUZZ_VERSION := 0.13.2
+FUZZ_SECONDS ?= 60
+
+.PHONY: help
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
+
+.PHONY: demo
+demo: rust ## two pods, a real agent, and what each of them gets
+	@tests/tools/setup.sh demo
+	cargo build --workspace --bin rolegate --bin demo
+	@tests/tools/as-root.sh target/debug/demo
+
+.PHONY: test
+test: setup kube-binaries ## every test; what this machine lacks is skipped by name
+	@mkdir -p target
+	@status=0; cargo test --workspace --no-fail-fast 2>&1 | tee target/test.log || status=$$?; \
+	awk -f tests/tools/summary.awk target/test.log || status=1; \
+	exit $$status
+
+.PHONY: check
+check: rust deny ## format, lints, documentation, dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+	for script in tests/tools/*.sh .ci/run; do bash -n "$$script"; done
+
+# Advisories are left out: they need a database from the network, and an old commit must stay buildable.
+.PHONY: deny
+deny: rust $(ROLEGATE_CACHE)/bin/cargo-deny ## licences, sources, duplicate and banned crates
+	$(ROLEGATE_CACHE)/bin/cargo-deny --offline check bans licenses sources
+
+.PHONY: bench
+bench: rust ## criterion benches of the hot path
+	cargo bench --workspace
+
+.PHONY: fuzz
+fuzz: rust $(ROLEGATE_CACHE)/bin/cargo-fuzz ## every fuzz target for FUZZ_SECONDS each
+	cd tests/fuzz; \
+	for target in $$($(ROLEGATE_CACHE)/bin/cargo-fuzz fuzz list --fuzz-dir .); do \
+	  RUSTC_BOOTSTRAP=1 $(ROLEGATE_CACHE)/bin/cargo-fuzz fuzz run --fuzz-dir . "$$target" -- \
+	    -max_total_time=$(FUZZ_SECONDS); \
+	done
+
+.PHONY: docs
+docs: rust ## rustdoc of the workspace
+	cargo doc --workspace --no-deps
+
+.PHONY: setup
+setup: rust ## what the tests need beside Rust: Debian packages, SDKs, moto
+	@tests/tools/setup.sh
+
+.PHONY: kube-binaries
+kube-binaries: ## kube-apiserver, built once into the cache
+	@tests/tools/kube.sh
+
+.PHONY: rust
+rust:
+	@command -v cargo >/dev/null || { \
+	  echo "cargo is missing: install Rust 1.95 or newer (rustup, or your distribution)" >&2; exit 1; }
+	@command -v cc >/dev/null || command -v apt-get >/dev/null || { \
+	  echo "a C compiler is missing (aws-lc is partly C)" >&2; exit 1; }
+
+$(ROLEGATE_CACHE)/bin/cargo-deny:
+	@echo "building cargo-deny $(CARGO_DENY_VERSION) into $(ROLEGATE_CACHE)/bin, once (a few minutes)"
+	cargo install --quiet --locked --root $(ROLEGATE_CACHE) --version $(CARGO_DENY_VERSION) \
+	  --no-default-features cargo-deny
+
+$(ROLEGATE_CACHE)/bin/cargo-fuzz:
+	@echo "building cargo-fuzz $(CARGO_FUZZ_VERSION) into $(ROLEGATE_CACHE)/bin, once"
+	cargo install --quiet --locked --root $(ROLEGATE_CACHE) --version $(CARGO_FUZZ_VERSION) cargo-fuzz

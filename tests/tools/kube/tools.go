@@ -1,0 +1,6 @@
+//go:build tools
+
+// Package kube pins the Kubernetes programs that the suites run against.
+package kube
+
+import _ "k8s.io/kubernetes/cmd/kube-apiserver"
