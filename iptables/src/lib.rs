@@ -1,1 +1,17 @@
-//! Placeholder.
+//! Puts the redirect of the instance metadata addresses into the kernel and keeps it true.
+//!
+//! Captures (one is in force at a time): [`iptables`], kube2iam's way. What they share: which interfaces
+//! are meant ([`interfaces`]), what the host's links and routes are and when they change ([`links`]), and
+//! forgetting connections that are older than the rules ([`conntrack`]).
+//!
+//! Knows neither Kubernetes nor AWS. Starts no task: every future belongs to its caller.
+
+pub mod conntrack;
+pub mod family;
+pub mod interfaces;
+pub mod iptables;
+pub mod links;
+
+pub use family::{Family, IMDS_PORT, IMDS_V4, IMDS_V6};
+pub use interfaces::{InterfaceSpec, InterfaceSpecError};
+pub use links::{LinkReport, LinkWatch, Links};
