@@ -1,8 +1,19 @@
-//! Placeholder.
-/// v4
-pub const IMDS_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 169, 254);
-/// v6
-pub const IMDS_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+//! Puts the redirect of the instance metadata addresses into the kernel and keeps it true.
+//!
+//! Captures (one is in force at a time): [`iptables`], kube2iam's way. What they share: which interfaces
+//! are meant ([`interfaces`]), what the host's links and routes are and when they change ([`links`]), and
+//! forgetting connections that are older than the rules ([`conntrack`]).
+//!
+//! Knows neither Kubernetes nor AWS. Starts no task: every future belongs to its caller.
 
 mod addresses;
+pub mod conntrack;
+pub mod family;
+pub mod interfaces;
+pub mod iptables;
+pub mod links;
+
 pub use addresses::{AddressesError, follow_addresses};
+pub use family::{Family, IMDS_PORT, IMDS_V4, IMDS_V6};
+pub use interfaces::{InterfaceSpec, InterfaceSpecError};
+pub use links::{LinkReport, LinkWatch, Links};

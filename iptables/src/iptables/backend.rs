@@ -1,0 +1,170 @@
+//! Which iptables the node uses, nft or legacy, found out as kube-proxy's image does it.
+//!
+//! See kubernetes-sigs/iptables-wrappers: the back end in which the kubelet has made one of its hint chains;
+//! else the one with more rules; else nft. Here each family is looked at by itself.
+
+use std::ffi::OsStr;
+use std::fmt;
+
+use super::command::{CommandError, Program};
+use super::desired::Table;
+use super::dump::Dump;
+use crate::family::Family;
+
+/// Chains that every kubelet since 1.17 makes in `mangle`, for this purpose.
+const KUBELET_CHAINS: [&str; 2] = [":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "];
+
+/// An implementation of iptables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Backend {
+    /// `iptables-nft`: rules in nf_tables.
+    Nft,
+    /// `iptables-legacy`: rules in x_tables. Tells nobody of changes.
+    Legacy,
+    /// `iptables`, where only that exists: whichever of the two it is.
+    Plain,
+}
+
+/// The two programs of one back end and family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tools {
+    pub(crate) backend: Backend,
+    pub(crate) family: Family,
+    save: Program,
+    restore: Program,
+}
+
+/// What detection goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Traces {
+    kubelet: bool,
+    rules: usize,
+}
+
+// === impl Backend ===
+
+impl Backend {
+    fn program(self, family: Family, verb: &str) -> String {
+        let family = match family {
+            Family::V4 => "ip",
+            Family::V6 => "ip6",
+        };
+        let backend = match self {
+            Self::Nft => "-nft",
+            Self::Legacy => "-legacy",
+            Self::Plain => "",
+        };
+        format!("{family}tables{backend}-{verb}")
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nft => "nft",
+            Self::Legacy => "legacy",
+            Self::Plain => "iptables",
+        })
+    }
+}
+
+// === impl Tools ===
+
+impl Tools {
+    /// Every back end of a family whose programs exist; plain `iptables` only where neither of the two does.
+    pub(crate) fn find_all(family: Family, search: &OsStr) -> Vec<Self> {
+        let find = |backend| Self::find(backend, family, search);
+        let mut found: Vec<Self> = [Backend::Nft, Backend::Legacy].into_iter().filter_map(find).collect();
+        if found.is_empty() {
+            found.extend(find(Backend::Plain));
+        }
+        found
+    }
+
+    /// The names that [`Self::find_all`] looks for.
+    pub(crate) fn wanted(family: Family) -> String {
+        let names = [Backend::Nft, Backend::Legacy, Backend::Plain].map(|backend| {
+            format!("{} with {}", backend.program(family, "save"), backend.program(family, "restore"))
+        });
+        names.join(", nor ")
+    }
+
+    fn find(backend: Backend, family: Family, search: &OsStr) -> Option<Self> {
+        let program = |verb| Program::find(&backend.program(family, verb), search);
+        Some(Self { backend, family, save: program("save")?, restore: program("restore")? })
+    }
+
+    /// Reads a table. One that the legacy back end does not have yet is empty; it comes into being when read
+    /// by name, which is done only where it is `wanted`.
+    pub(crate) async fn dump(&self, table: Table, wanted: bool) -> Result<Dump, CommandError> {
+        if self.backend == Backend::Legacy && !wanted && !legacy_table_exists(self.family, table) {
+            return Ok(Dump::default());
+        }
+        Ok(Dump::parse(&self.save.run(&["-t", table.name()], None).await?))
+    }
+
+    /// Commits a batch. Chains that it does not name stay as they are.
+    pub(crate) async fn restore(&self, batch: &str) -> Result<(), CommandError> {
+        // The legacy back end holds one lock for all of the host (kube-proxy waits 5 s as well).
+        self.restore.run(&["--noflush", "--wait=5"], Some(batch)).await.map(drop)
+    }
+
+    async fn traces(&self) -> Result<Traces, CommandError> {
+        match self.backend {
+            // All its tables by name would create those that do not exist; without a name it lists those that do.
+            Backend::Legacy => Ok(traces(&self.save.run(&[], None).await?)),
+            Backend::Nft | Backend::Plain => {
+                let kubelet = traces(&self.save.run(&["-t", "mangle"], None).await?).kubelet;
+                let rules = if kubelet { 0 } else { traces(&self.save.run(&[], None).await?).rules };
+                Ok(Traces { kubelet, rules })
+            }
+        }
+    }
+}
+
+/// Orders the back ends of a family: the node's first. One that does not work (a kernel without it) comes last.
+pub(crate) async fn by_preference(found: Vec<Tools>) -> Vec<Tools> {
+    if found.len() < 2 {
+        return found;
+    }
+    let mut rated = Vec::new();
+    for tools in found {
+        rated.push((tools.traces().await.ok(), tools));
+    }
+    // Stable, and nft was found first: it wins a tie.
+    rated.sort_by_key(|(traces, _)| std::cmp::Reverse(traces.map(|traces| (traces.kubelet, traces.rules))));
+    rated.into_iter().map(|(_, tools)| tools).collect()
+}
+
+fn traces(saved: &str) -> Traces {
+    Traces {
+        kubelet: saved.lines().any(|line| KUBELET_CHAINS.iter().any(|chain| line.starts_with(chain))),
+        rules: saved.lines().filter(|line| line.starts_with("-A ") && !line.contains("rolegate")).count(),
+    }
+}
+
+/// Of this thread's network namespace: `/proc/net` would be that of the process's first thread.
+fn legacy_table_exists(family: Family, table: Table) -> bool {
+    let names = match family {
+        Family::V4 => "/proc/thread-self/net/ip_tables_names",
+        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+    };
+    match std::fs::read_to_string(names) {
+        Ok(names) => names.lines().any(|name| name == table.name()),
+        // Not there: the module is not loaded, nobody has legacy tables. Anything else: look.
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hint_chains_and_rules_are_counted_ours_are_not() {
+        let saved = "*mangle\n:PREROUTING ACCEPT [0:0]\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n*nat\n\
+                     -A PREROUTING -j KUBE-SERVICES\n-A PREROUTING -m comment --comment rolegate -j X\nCOMMIT\n";
+        assert_eq!(traces(saved), Traces { kubelet: true, rules: 1 });
+        assert_eq!(traces("*mangle\n:KUBE-KUBELET-CANARY-2 - [0:0]\n"), Traces { kubelet: false, rules: 0 });
+    }
+}

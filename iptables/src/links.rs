@@ -1,0 +1,264 @@
+//! The host's links and default routes, what pods are routed by, and when any of it changes (rtnetlink).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::channel::mpsc::UnboundedReceiver;
+use futures::{StreamExt, TryStreamExt};
+use netlink_packet_core::NetlinkMessage;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::LinkAttribute;
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
+
+use crate::family::Family;
+use crate::interfaces::InterfaceSpec;
+
+/// A pod's start is a dozen notifications within a few milliseconds: they are one change.
+const SETTLE: Duration = Duration::from_millis(50);
+/// Longest that a burst holds the first of it back.
+const SETTLE_AT_MOST: Duration = Duration::from_millis(200);
+
+/// Why the kernel's tables could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// No socket, or it broke.
+    #[error("netlink socket: {0}")]
+    Socket(#[from] io::Error),
+    /// The kernel refused.
+    #[error("netlink request: {0}")]
+    Request(#[from] rtnetlink::Error),
+    /// The connection ended.
+    #[error("netlink connection closed")]
+    Closed,
+}
+
+/// The links and the uplinks at one instant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Links {
+    /// Every interface by its index.
+    pub names: BTreeMap<u32, String>,
+    /// Those of the default routes, both families, main table.
+    pub uplinks: BTreeSet<String>,
+}
+
+/// What an [`InterfaceSpec`] comes to on this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkReport {
+    /// Interfaces that it matches now.
+    pub matching: Vec<String>,
+    /// Interfaces that it does not match and pods are routed by, each with how many. Uplinks are not counted: an
+    /// address whose interface is not there yet is routed that way.
+    pub elsewhere: BTreeMap<String, usize>,
+}
+
+/// Notifications of links, routes and rules that come and go.
+pub struct LinkWatch {
+    connection: Pin<Box<dyn Future<Output = ()> + Send>>,
+    messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr)>,
+    // Something changed that nobody has been told of.
+    pending: bool,
+    // The connection ends when nobody can ask any more.
+    _handle: Handle,
+}
+
+// === impl Links ===
+
+impl Links {
+    /// Reads both from the kernel.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub async fn read() -> Result<Self, LinkError> {
+        ask(|handle| async move {
+            let mut names = BTreeMap::new();
+            let mut links = std::pin::pin!(handle.link().get().execute());
+            while let Some(link) = links.try_next().await? {
+                let name = link.attributes.into_iter().find_map(|attribute| match attribute {
+                    LinkAttribute::IfName(name) => Some(name),
+                    _ => None,
+                });
+                names.extend(name.map(|name| (link.header.index, name)));
+            }
+            let mut uplinks = BTreeSet::new();
+            for family in Family::ALL {
+                let mut routes = std::pin::pin!(handle.route().get(all_routes(family)).execute());
+                while let Some(route) = routes.try_next().await? {
+                    uplinks
+                        .extend(default_route_links(&route).filter_map(|index| names.get(&index).cloned()));
+                }
+            }
+            Ok(Self { names, uplinks })
+        })
+        .await
+    }
+
+    /// What `spec` comes to, where pods are routed by `pod_links` (see [`pod_links`]).
+    #[must_use]
+    pub fn report(&self, spec: &InterfaceSpec, pod_links: &HashMap<IpAddr, u32>) -> LinkReport {
+        let matches = |name: &&String| spec.matches(name, &self.uplinks);
+        let matching = self.names.values().filter(|name| *name != "lo").filter(matches).cloned().collect();
+        let mut elsewhere = BTreeMap::new();
+        for name in pod_links.values().filter_map(|index| self.names.get(index)) {
+            if !spec.matches(name, &self.uplinks) && !self.uplinks.contains(name) && name != "lo" {
+                *elsewhere.entry(name.clone()).or_default() += 1;
+            }
+        }
+        LinkReport { matching, elsewhere }
+    }
+}
+
+/// The index of the interface that the node routes each address by; those that it has no route to are left out.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub async fn pod_links(addresses: &[IpAddr]) -> Result<HashMap<IpAddr, u32>, LinkError> {
+    ask(|handle| async move {
+        let mut links = HashMap::new();
+        for address in addresses {
+            let bits = if address.is_ipv4() { 32 } else { 128 };
+            let Ok(request) = RouteMessageBuilder::<IpAddr>::new().destination_prefix(*address, bits) else {
+                continue;
+            };
+            let mut routes = std::pin::pin!(handle.route().get(request.build()).execute());
+            match routes.next().await {
+                Some(Ok(route)) if route.header.kind == RouteType::Unicast => {
+                    links.extend(output_link(&route).map(|index| (*address, index)));
+                }
+                // Unreachable, prohibited, no such network: an answer, too.
+                Some(Ok(_) | Err(rtnetlink::Error::NetlinkError(_))) | None => {}
+                Some(Err(error)) => return Err(error),
+            }
+        }
+        Ok(links)
+    })
+    .await
+}
+
+// === impl LinkWatch ===
+
+impl LinkWatch {
+    /// Starts to listen: what changes from now on is noticed.
+    ///
+    /// # Errors
+    /// When there is no such socket.
+    pub fn new() -> Result<Self, LinkError> {
+        use MulticastGroup::{Ipv4Route, Ipv4Rule, Ipv6Route, Ipv6Rule, Link};
+        let groups = [Link, Ipv4Route, Ipv4Rule, Ipv6Route, Ipv6Rule];
+        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&groups)?;
+        Ok(Self { connection: Box::pin(connection), messages, pending: false, _handle: handle })
+    }
+
+    /// Waits for a change, then until it has been quiet for a moment: a burst is one change. Notifications that
+    /// the kernel had to drop count as one. Nothing is lost when the future is dropped.
+    ///
+    /// # Errors
+    /// When the socket is gone: make a new one.
+    pub async fn changed(&mut self) -> Result<(), LinkError> {
+        if !self.pending {
+            self.next().await?;
+            self.pending = true;
+        }
+        // A stream of notifications that never rests must not hide that something changed.
+        let _ = tokio::time::timeout(SETTLE_AT_MOST, async {
+            while let Ok(Ok(())) = tokio::time::timeout(SETTLE, self.next()).await {}
+        })
+        .await;
+        self.pending = false;
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<(), LinkError> {
+        tokio::select! {
+            biased;
+            message = self.messages.next() => message.map(drop).ok_or(LinkError::Closed),
+            () = &mut self.connection => Err(LinkError::Closed),
+        }
+    }
+}
+
+/// Runs one conversation with the kernel on a socket of its own.
+async fn ask<T, F>(conversation: impl FnOnce(Handle) -> F) -> Result<T, LinkError>
+where
+    F: Future<Output = Result<T, rtnetlink::Error>>,
+{
+    let (connection, handle, _messages) = rtnetlink::new_connection()?;
+    tokio::select! {
+        biased;
+        answer = conversation(handle) => Ok(answer?),
+        () = connection => Err(LinkError::Closed),
+    }
+}
+
+fn all_routes(family: Family) -> RouteMessage {
+    match family {
+        Family::V4 => RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
+        Family::V6 => RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+    }
+}
+
+/// The interfaces of a route, if it is a default route of the main table. Other tables' default routes are for
+/// chosen traffic only (a container network's own device among them), and to leave a pod's interface out of
+/// `auto` is worse than to have an uplink in it.
+fn default_route_links(route: &RouteMessage) -> impl Iterator<Item = u32> + '_ {
+    let main = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table == u32::from(RouteHeader::RT_TABLE_MAIN)),
+        _ => None,
+    });
+    let main = main.unwrap_or(route.header.table == RouteHeader::RT_TABLE_MAIN);
+    let default =
+        main && route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast;
+    let hops = route.attributes.iter().filter_map(|attribute| match attribute {
+        RouteAttribute::MultiPath(hops) => Some(hops.iter().map(|hop| hop.interface_index)),
+        _ => None,
+    });
+    output_link(route).into_iter().chain(hops.flatten()).filter(move |_| default)
+}
+
+fn output_link(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> Links {
+        let names = ["lo", "eth0", "cali1", "cali2", "cbr0"];
+        let names = (1..).zip(names).map(|(index, name)| (index, name.to_owned())).collect();
+        Links { names, uplinks: BTreeSet::from(["eth0".to_owned()]) }
+    }
+
+    fn report(spec: &str, pod_links: &[(&str, u32)]) -> LinkReport {
+        let pod_links = pod_links.iter().map(|(ip, index)| (ip.parse().expect(ip), *index)).collect();
+        host().report(&InterfaceSpec::parse(spec).expect(spec), &pod_links)
+    }
+
+    #[test]
+    fn a_wrong_name_shows_what_matches_and_where_pods_are() {
+        let routed = [("10.1.0.1", 3), ("10.1.0.2", 4), ("10.1.0.3", 4)];
+        let wrong = report("docker0", &routed);
+        assert!(wrong.matching.is_empty());
+        assert_eq!(wrong.elsewhere, BTreeMap::from([("cali1".to_owned(), 1), ("cali2".to_owned(), 2)]));
+        let right = report("cal+", &routed);
+        assert_eq!(right.matching, ["cali1", "cali2"]);
+        assert!(right.elsewhere.is_empty());
+    }
+
+    #[test]
+    fn a_pod_that_has_no_interface_yet_is_not_elsewhere() {
+        assert!(report("cali+", &[("10.1.0.9", 2), ("10.1.0.8", 99)]).elsewhere.is_empty());
+    }
+
+    #[test]
+    fn auto_matches_all_but_lo_and_uplinks() {
+        assert_eq!(report("auto", &[("10.1.0.1", 3)]).matching, ["cali1", "cali2", "cbr0"]);
+    }
+}
