@@ -129,14 +129,20 @@ impl Identity {
         outcome.inspect_err(|reason| self.metrics.refused(*reason).inc())
     }
 
+    /// The pod that `ip` belongs to, if that is known now: nothing waits and nothing is counted.
+    #[must_use]
+    pub fn look_up(&self, ip: PodIp) -> Option<Caller> {
+        match self.look(ip, &self.snapshot()) {
+            Look::Found(caller) => Some(caller),
+            Look::Refused(_) | Look::NotYet(_) => None,
+        }
+    }
+
     /// The caller as it is now, if `ip` still belongs to the pod `uid`: asked after every wait, because
     /// an address may have moved on meanwhile.
     #[must_use]
     pub fn still_owner(&self, ip: PodIp, uid: &PodUid) -> Option<Caller> {
-        match self.look(ip, &self.snapshot()) {
-            Look::Found(caller) if caller.pod.facts.uid == *uid => Some(caller),
-            Look::Found(_) | Look::Refused(_) | Look::NotYet(_) => None,
-        }
+        self.look_up(ip).filter(|caller| caller.pod.facts.uid == *uid)
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {

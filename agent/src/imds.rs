@@ -1,6 +1,9 @@
-//! The IMDS door: routes, tokens, documents, passthrough.
+//! The IMDS door: routes, tokens, documents, passthrough, and the handler that a request goes through.
 
+mod audit;
 pub mod document;
+mod error;
+pub mod handler;
 pub mod passthrough;
 pub mod route;
 pub mod token;

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+use crate::policy::Grant;
 use crate::types::{ExternalId, RoleArn, Secret, SessionName};
 
 /// Everything that goes into the request for a session. Two requests that differ in anything never share one.
@@ -75,4 +76,17 @@ pub enum SourceError {
 pub trait CredentialSource: Send + Sync + 'static {
     /// Gets a session for `key`. Owned by the broker, never by a request.
     fn fetch(&self, key: SessionKey) -> BoxFuture<'static, Result<Session, SourceError>>;
+}
+
+// === impl SessionKey ===
+
+impl From<&Grant> for SessionKey {
+    fn from(grant: &Grant) -> Self {
+        Self {
+            role: grant.role.clone(),
+            external_id: grant.external_id.clone(),
+            session_name: grant.session_name.clone(),
+            duration: grant.duration,
+        }
+    }
 }

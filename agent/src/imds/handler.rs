@@ -253,7 +253,7 @@ impl Door {
             Ok(_) => return Err(Refusal::OtherRole),
             Err(denied) => return self.denied(caller, asked, &denied),
         };
-        let key = session_key(&grant);
+        let key = SessionKey::from(&grant);
         let session = match self.with.broker.cached(&key) {
             Some(session) => session,
             None => {
@@ -287,7 +287,7 @@ impl Door {
     fn check_unmoved(&self, policy: &Policy, caller: &Caller, key: &SessionKey) -> Result<(), Refusal> {
         let now = self.with.identity.still_owner(caller.ip, &caller.pod.facts.uid).ok_or(Refusal::Moved)?;
         match policy.decide(&now.pod.facts, &now.namespace).outcome {
-            Ok(grant) if session_key(&grant) == *key => Ok(()),
+            Ok(grant) if SessionKey::from(&grant) == *key => Ok(()),
             Ok(_) | Err(_) => Err(Refusal::Moved),
         }
     }
@@ -330,9 +330,9 @@ impl Door {
 
     async fn metadata(&self, path: &MetadataPath, deadline: Instant) -> Result<Good, Refusal> {
         match self.with.passthrough.get(path, deadline).await {
-            Ok(Passed { body, content_type }) => Ok(Good::passed(body, content_type)),
-            Err(error) if error.is_not_found() => Err(Refusal::NotFound),
-            Err(_) => Err(Refusal::Upstream),
+            Passed::Text(text) => Ok(Good::passed(text)),
+            Passed::NotFound => Err(Refusal::NotFound),
+            Passed::Unavailable => Err(Refusal::Upstream),
         }
     }
 
@@ -355,15 +355,6 @@ enum What {
 fn names(asked: &str, grant: &Grant) -> bool {
     let role = &grant.role;
     asked == role.name() || asked == role.path_and_name() || asked == role.as_str()
-}
-
-fn session_key(grant: &Grant) -> SessionKey {
-    SessionKey {
-        role: grant.role.clone(),
-        external_id: grant.external_id.clone(),
-        session_name: grant.session_name.clone(),
-        duration: grant.duration,
-    }
 }
 
 /// Changes when the annotations that a request for a session rests on do.

@@ -6,6 +6,7 @@ use http::{Response, StatusCode};
 use http_body_util::Full;
 
 use super::super::error::Refusal;
+use super::super::upstream::Text;
 use super::{Proof, TOKEN_TTL};
 use crate::server::HopLimit;
 
@@ -36,8 +37,8 @@ impl Good {
     }
 
     /// Something of the real service's.
-    pub(super) fn passed(body: Bytes, content_type: HeaderValue) -> Self {
-        Self { content_type, ..Self::text(body) }
+    pub(super) fn passed(text: Text) -> Self {
+        Self { content_type: HeaderValue::from_static(text.content_type), ..Self::text(text.body) }
     }
 
     /// An answer to a token says how long that token is still good.
