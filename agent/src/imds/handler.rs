@@ -108,7 +108,13 @@ impl Door {
         Self { with, metrics: Metrics::register(registry), audit: Audit::default() }
     }
 
-    async fn handle(&self, head: &Parts, body: Incoming, ip: PodIp, seen: &mut Seen) -> Result<Good, Refusal> {
+    async fn handle(
+        &self,
+        head: &Parts,
+        body: Incoming,
+        ip: PodIp,
+        seen: &mut Seen,
+    ) -> Result<Good, Refusal> {
         let hosts = head.headers.get_all(HOST);
         if !route::host_allowed(hosts.iter().map(http::HeaderValue::as_bytes), head.version) {
             return Err(Refusal::Host);
@@ -139,8 +145,8 @@ impl Door {
             return Err(Refusal::Forwarded);
         }
         let asked = head.headers.get_all(TOKEN_TTL);
-        let ttl = token::parse_ttl(asked.iter().map(http::HeaderValue::as_bytes))
-            .map_err(|_| Refusal::TokenTtl)?;
+        let ttl =
+            token::parse_ttl(asked.iter().map(http::HeaderValue::as_bytes)).map_err(|_| Refusal::TokenTtl)?;
         if !body.is_end_stream() {
             // What does not arrive in time, or is too long, changes nothing about the answer.
             let rest = Limited::new(body, MOST_PUT_BYTES).collect();
@@ -200,7 +206,11 @@ impl Door {
             return Err(Refusal::TokenInvalid);
         }
         let now = self.with.clock.unix_seconds();
-        self.with.tokens.verify(token.as_bytes(), ip, now).map(Proof::Token).map_err(|_| Refusal::TokenInvalid)
+        self.with
+            .tokens
+            .verify(token.as_bytes(), ip, now)
+            .map(Proof::Token)
+            .map_err(|_| Refusal::TokenInvalid)
     }
 
     /// Where tokens are required, a request without one need not wait to be told so, unless its namespace is
@@ -210,7 +220,11 @@ impl Door {
             return Ok(());
         }
         let allowed = self.with.identity.look_up(ip).is_some_and(|caller| {
-            self.with.policy.borrow().as_ref().is_some_and(|policy| policy.imds_v1_allowed(&caller.namespace, false))
+            self.with
+                .policy
+                .borrow()
+                .as_ref()
+                .is_some_and(|policy| policy.imds_v1_allowed(&caller.namespace, false))
         });
         if allowed { Ok(()) } else { Err(Refusal::TokenMissing) }
     }
@@ -257,11 +271,8 @@ impl Door {
         let session = match self.with.broker.cached(&key) {
             Some(session) => session,
             None => {
-                let ask = Ask {
-                    key,
-                    asker: caller.pod.facts.uid.clone(),
-                    revision: revision(&caller.pod.facts),
-                };
+                let ask =
+                    Ask { key, asker: caller.pod.facts.uid.clone(), revision: revision(&caller.pod.facts) };
                 match self.with.broker.get(&ask, deadline).await {
                     Ok(session) => {
                         self.check_unmoved(policy, caller, &ask.key)?;
@@ -319,10 +330,13 @@ impl Door {
                      role, with the external id if it asks for one; the agent's log has the answer of STS"
                 ),
             ),
-            BrokerError::Rejected { code, .. } => {
-                (FAILED, format!("STS rejects the request for {role} ({code}); the agent's log has its answer"))
+            BrokerError::Rejected { code, .. } => (
+                FAILED,
+                format!("STS rejects the request for {role} ({code}); the agent's log has its answer"),
+            ),
+            BrokerError::Timeout | BrokerError::Unavailable { .. } => {
+                return Err(Refusal::Credentials(error));
             }
-            BrokerError::Timeout | BrokerError::Unavailable { .. } => return Err(Refusal::Credentials(error)),
         };
         self.metrics.denied(error.code());
         Ok(Good::text(document::render_refusal(code, &message, self.with.clock.now())))

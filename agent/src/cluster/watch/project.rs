@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::cluster::snapshot::PodRecord;
 use crate::config::AnnotationKeys;
-use crate::policy::{NamespaceFacts, PodFacts};
+use crate::policy::{NamespaceAnnotations, NamespaceFacts, PodFacts};
 use crate::types::PodUid;
 
 /// A pod, projected; `None` where the API server left out what no pod is without (UID, namespace, name).
@@ -52,13 +52,13 @@ pub fn project_namespace(
     annotations: Option<&BTreeMap<String, String>>,
     keys: &AnnotationKeys,
 ) -> NamespaceFacts {
-    NamespaceFacts {
-        name: Arc::from(name),
+    let annotations = NamespaceAnnotations {
         allowed_roles: annotation(annotations, &keys.allowed_roles),
         permitted: annotation(annotations, &keys.permitted),
         default_role: annotation(annotations, &keys.default_role),
         imds_v1: annotation(annotations, &keys.imds_v1),
-    }
+    };
+    NamespaceFacts::new(name, annotations)
 }
 
 fn annotation(annotations: Option<&BTreeMap<String, String>>, key: &str) -> Option<Arc<str>> {
