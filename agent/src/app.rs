@@ -1,5 +1,6 @@
 //! Wires everything, one function a component; the only module that knows all the others.
 
+mod late_source;
 mod learn;
 mod process;
 mod store;
@@ -19,7 +20,7 @@ use crate::admin::{Admin, DebugPages, Health, Scope};
 use crate::cluster::Snapshot;
 use crate::cluster::watch::{Watch, WatchGates};
 use crate::config::Config;
-use crate::credentials::{Broker, LateSource, SessionKey};
+use crate::credentials::{Broker, SessionKey};
 use crate::identity::Identity;
 use crate::imds::document;
 use crate::imds::handler::{Door, With};
@@ -36,6 +37,7 @@ use crate::server::{Listeners, Server};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Telemetry;
 use crate::types::{Clock, PodIp};
+use late_source::LateSource;
 use learn::Learner;
 use uncaptured::Uncaptured;
 
