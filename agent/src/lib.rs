@@ -14,5 +14,6 @@ pub mod imds;
 pub mod metrics;
 pub mod policy;
 pub mod ready;
+pub mod redirect;
 pub mod supervisor;
 pub mod types;
