@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod policy;
 pub mod ready;
 pub mod server;
+pub mod redirect;
 pub mod supervisor;
 pub mod telemetry;
 pub mod types;

@@ -6,7 +6,7 @@ use crate::types::RoleArn;
 /// so a role is the node's if its account and the last segment of its path are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRole {
-    account: String,
+    account: Option<String>,
     names: Vec<String>,
     arn: Option<String>,
 }
@@ -15,9 +15,9 @@ pub struct NodeRole {
 
 impl NodeRole {
     /// The role of `account` that is called by any of `names`: what IMDS lists under `security-credentials/`,
-    /// and what STS says of the caller. Of a path/name only the name counts.
+    /// and what STS says of the caller. Of a path/name only the name counts; without an account it alone tells.
     #[must_use]
-    pub fn new(account: &str, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+    pub fn new(account: Option<&str>, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let last = |name: &str| name.rsplit('/').next().unwrap_or(name).to_owned();
         let mut unique = Vec::new();
         for name in names {
@@ -26,7 +26,7 @@ impl NodeRole {
                 unique.push(name);
             }
         }
-        Self { account: account.to_owned(), names: unique, arn: None }
+        Self { account: account.map(str::to_owned), names: unique, arn: None }
     }
 
     /// With its whole ARN, for the log.
@@ -35,10 +35,10 @@ impl NodeRole {
         Self { arn: Some(arn.to_owned()), ..self }
     }
 
-    /// The 12 digits.
+    /// The 12 digits, where they are known.
     #[must_use]
-    pub fn account(&self) -> &str {
-        &self.account
+    pub fn account(&self) -> Option<&str> {
+        self.account.as_deref()
     }
 
     /// Its names, without paths.
@@ -56,6 +56,7 @@ impl NodeRole {
     /// `role` is this one.
     #[must_use]
     pub fn is(&self, role: &RoleArn) -> bool {
-        role.account() == self.account && self.names.iter().any(|name| name.eq_ignore_ascii_case(role.name()))
+        self.account.as_deref().is_none_or(|account| account == role.account())
+            && self.names.iter().any(|name| name.eq_ignore_ascii_case(role.name()))
     }
 }

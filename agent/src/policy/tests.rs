@@ -24,7 +24,7 @@ fn rules(restrictions: Restrictions) -> Rules {
 }
 
 fn node_role() -> NodeRole {
-    NodeRole::new("123456789012", ["corp-node"])
+    NodeRole::new(Some("123456789012"), ["corp-node"])
 }
 
 fn enforce() -> Policy {

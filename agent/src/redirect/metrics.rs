@@ -1,0 +1,43 @@
+//! What the redirect counts.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge};
+use rolegate_iptables::iptables::Drift;
+
+use crate::metrics::Registry;
+
+/// Counters and gauges of the redirect.
+pub(super) struct Metrics {
+    /// By [`Drift::as_str`].
+    pub(super) repairs: IntCounterVec,
+    pub(super) present: IntGauge,
+    pub(super) errors: IntCounter,
+    pub(super) conntrack_deleted: IntCounter,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    pub(super) fn register(registry: &Registry) -> Self {
+        let repairs = registry.counters(
+            "redirect_repairs_total",
+            "Times that the redirect rules differed from what they should be and were mended, by what was wrong.",
+            &["cause"],
+        );
+        for drift in Drift::ALL {
+            repairs.with_label_values(&[drift.as_str()]);
+        }
+        Self {
+            repairs,
+            present: registry
+                .gauge("redirect_rule_present", "1 while the redirect rules are as they should be, else 0."),
+            errors: registry.counter(
+                "redirect_errors_total",
+                "Failures to read or write the redirect rules or what they need.",
+            ),
+            conntrack_deleted: registry.counter(
+                "conntrack_deleted_total",
+                "Tracked connections to the metadata service, older than the rules, that were forgotten.",
+            ),
+        }
+    }
+}
