@@ -9,8 +9,17 @@ use std::path::Path;
 const ROWS: &[&[&str]] = &[
     &["main"],
     &["app"],
-    &["server", "imds", "admin", "prefetch", "args"],
-    &["cluster", "cluster::watch", "identity", "credentials", "imds::passthrough", "redirect", "telemetry"],
+    &["server", "imds", "admin", "prefetch", "args", "discovery"],
+    &[
+        "cluster",
+        "cluster::watch",
+        "identity",
+        "credentials",
+        "imds::passthrough",
+        "imds::upstream",
+        "redirect",
+        "telemetry",
+    ],
     &["config", "cluster::index", "cluster::snapshot", "imds::route", "imds::token"],
     &["policy"],
     &["types", "ready", "supervisor", "metrics"],
@@ -76,7 +85,9 @@ fn violations(files: &[(String, String)]) -> Vec<String> {
     let modules: BTreeSet<&str> = files.iter().map(|(module, _)| module.as_str()).collect();
     let mut found = Vec::new();
     let mut edges = BTreeMap::<&str, BTreeSet<&str>>::new();
-    for (module, source) in files.iter().filter(|(module, _)| module != "lib" && !module.ends_with("tests")) {
+    let tests = test_modules(files);
+    let is_test = |module: &str| tests.iter().any(|test| within(module, test));
+    for (module, source) in files.iter().filter(|(module, _)| module != "lib" && !is_test(module)) {
         let Some((unit, row)) = unit_of(module) else {
             found.push(format!("{module}: is in no row of ROWS"));
             continue;
@@ -104,6 +115,23 @@ fn violations(files: &[(String, String)]) -> Vec<String> {
             .filter(|unit| reaches(&edges, unit, unit))
             .map(|unit| format!("{unit}: imports itself in a circle")),
     );
+    found
+}
+
+/// The modules that are declared `#[cfg(test)] mod name;`.
+fn test_modules(files: &[(String, String)]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (module, source) in files {
+        let tokens = tokens(source);
+        for at in (0..tokens.len()).filter(|at| is_test_mark(&tokens[*at..])) {
+            let item = tokens[at + TEST_MARK.len()..].iter().map(String::as_str).take(8);
+            let item: Vec<&str> =
+                item.skip_while(|token| matches!(*token, "pub" | "(" | "crate" | ")")).collect();
+            if let ["mod", name, ";", ..] = item[..] {
+                found.push(if module == "lib" { name.to_owned() } else { format!("{module}::{name}") });
+            }
+        }
+    }
     found
 }
 
@@ -248,16 +276,15 @@ fn absolute(module: &str, path: &str) -> String {
 
 /// Drops every item under `#[cfg(test)]`: up to its `;` or the end of its braces.
 fn without_tests(tokens: &[String]) -> Vec<String> {
-    const MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let (mut kept, mut at) = (Vec::new(), 0);
     while at < tokens.len() {
-        if !tokens[at..].iter().map(String::as_str).take(MARK.len()).eq(MARK) {
+        if !is_test_mark(&tokens[at..]) {
             kept.push(tokens[at].clone());
             at += 1;
             continue;
         }
         let mut depth = 0_usize;
-        at += MARK.len();
+        at += TEST_MARK.len();
         while at < tokens.len() {
             match tokens[at].as_str() {
                 "{" => depth += 1,
@@ -272,6 +299,12 @@ fn without_tests(tokens: &[String]) -> Vec<String> {
         }
     }
     kept
+}
+
+const TEST_MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
+
+fn is_test_mark(tokens: &[String]) -> bool {
+    tokens.iter().map(String::as_str).take(TEST_MARK.len()).eq(TEST_MARK)
 }
 
 fn is_name(token: &str) -> bool {
@@ -322,7 +355,8 @@ fn downward_imports_and_a_siblings_face_are_fine() {
         ("imds::route", "use crate::types::PodIp;"),
         ("imds::handler", "use super::route::Route; use crate::server::Handler;"),
         ("server", "use hyper::server; pub trait Handler {}"),
-        ("admin::tests", "use crate::app::run;"),
+        ("admin", "#[cfg(test)] pub(crate) mod testing;"),
+        ("admin::testing", "use crate::app::run;"),
     ]);
     assert_eq!(found, Vec::<String>::new());
 }
