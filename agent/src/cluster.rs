@@ -2,5 +2,8 @@
 
 pub mod index;
 pub mod snapshot;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod watch;
 
-pub use snapshot::{Owner, Snapshot};
+pub use snapshot::{Owner, PodRecord, Snapshot};

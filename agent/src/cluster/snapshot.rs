@@ -35,8 +35,8 @@ pub enum Owner {
 /// One instant of the cluster, as far as this node is concerned. Immutable.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    pub(super) owners: HashMap<PodIp, Owner>,
-    pub(super) pods: HashMap<PodUid, Arc<PodRecord>>,
+    pub(super) owners: Arc<HashMap<PodIp, Owner>>,
+    pub(super) pods: Arc<HashMap<PodUid, Arc<PodRecord>>>,
     pub(super) namespaces: Arc<HashMap<Arc<str>, Arc<NamespaceFacts>>>,
     pub(super) pods_listed: bool,
     pub(super) namespaces_listed: bool,

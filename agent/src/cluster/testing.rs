@@ -1,0 +1,36 @@
+//! Records for tests, in as few words as possible.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::snapshot::PodRecord;
+use super::watch::project_namespace;
+use crate::config::AnnotationKeys;
+use crate::policy::{NamespaceFacts, PodFacts};
+use crate::types::PodUid;
+
+/// A running pod of namespace `default`, with these addresses.
+pub(crate) fn mk_pod(uid: &str, name: &str, ips: &[&str]) -> PodRecord {
+    PodRecord {
+        facts: PodFacts {
+            uid: PodUid::new(uid),
+            namespace: Arc::from("default"),
+            name: Arc::from(name),
+            service_account: Arc::from("default"),
+            role: Some(Arc::from("reader")),
+            external_id: None,
+        },
+        ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+        terminal: false,
+        deleting: false,
+        host_network: false,
+    }
+}
+
+/// A namespace whose `allowed-roles` annotation is as given.
+pub(crate) fn mk_namespace(name: &str, allowed_roles: Option<&str>) -> NamespaceFacts {
+    let keys = AnnotationKeys::default();
+    let annotations: BTreeMap<_, _> =
+        allowed_roles.into_iter().map(|value| (keys.allowed_roles.clone(), value.to_owned())).collect();
+    project_namespace(name, Some(&annotations), &keys)
+}

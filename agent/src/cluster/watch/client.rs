@@ -1,0 +1,36 @@
+//! A client of the API server, from configuration.
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+use super::error::{WatchError, chain};
+use crate::config::{ApiSource, Kubernetes};
+
+/// A new client, reading token, certificates and kubeconfig afresh. It retries nothing by itself and
+/// takes no proxy from the environment.
+pub(super) async fn connect(config: &Kubernetes) -> Result<Client, WatchError> {
+    let mut api = match &config.api {
+        ApiSource::InCluster => Config::incluster().map_err(|error| WatchError::Config(chain(&error)))?,
+        ApiSource::Kubeconfig(path) => {
+            let file = Kubeconfig::read_from(path).map_err(|error| WatchError::Config(chain(&error)))?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .map_err(|error| WatchError::Config(chain(&error)))?
+        }
+        ApiSource::Server { url, token } => {
+            let url =
+                url.parse().map_err(|error: http::uri::InvalidUri| WatchError::Config(chain(&error)))?;
+            let mut api = Config::new(url);
+            api.auth_info.token = token.as_ref().map(|token| token.expose().to_owned().into());
+            api
+        }
+    };
+    api.default_retry = false;
+    if config.insecure {
+        api.accept_invalid_certs = true;
+        // No roots are needed then; the system may have none.
+        api.root_cert = Some(Vec::new());
+        api.root_cert_file = None;
+    }
+    Client::try_from(api).map_err(|error| WatchError::Config(chain(&error)))
+}

@@ -1,0 +1,120 @@
+//! What goes wrong between the agent and the API server, and who can mend it.
+
+use std::error::Error;
+use std::net::IpAddr;
+
+use super::resource::Resource;
+
+/// Why a list or a watch did not work.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WatchError {
+    /// The client could not be made: kubeconfig, token or certificates. The operator's to mend.
+    #[error("cannot make a Kubernetes client: {0}")]
+    Config(String),
+    /// 403: a rule of RBAC is missing. The operator's to mend.
+    #[error(
+        "cannot {verb} {resource}: forbidden; the agent's service account needs a ClusterRole with get, list \
+         and watch on {resource} (API server: {message})"
+    )]
+    Forbidden {
+        /// `list` or `watch`.
+        verb: &'static str,
+        /// `pods` or `namespaces`.
+        resource: Resource,
+        /// The API server's own words.
+        message: String,
+    },
+    /// 401: the token is not (or no longer) good.
+    #[error("cannot {verb} {resource}: unauthorized; is the token valid for this API server?")]
+    Unauthorized {
+        /// `list` or `watch`.
+        verb: &'static str,
+        /// `pods` or `namespaces`.
+        resource: Resource,
+    },
+    /// 410: the version that was asked for is forgotten; a new list is needed.
+    #[error("cannot {verb} {resource}: the resource version is too old")]
+    Gone {
+        /// `list` or `watch`.
+        verb: &'static str,
+        /// `pods` or `namespaces`.
+        resource: Resource,
+    },
+    /// Any other answer that is an error, or no answer.
+    #[error("cannot {verb} {resource}: {text}")]
+    Failed {
+        /// `list` or `watch`.
+        verb: &'static str,
+        /// `pods` or `namespaces`.
+        resource: Resource,
+        /// Status and message, or the error of the connection.
+        text: String,
+    },
+    /// No answer in time.
+    #[error("cannot {verb} {resource}: no answer within {seconds} s")]
+    Timeout {
+        /// `list` or `watch`.
+        verb: &'static str,
+        /// `pods` or `namespaces`.
+        resource: Resource,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The node cannot be found by the host's address.
+    #[error(
+        "no live pod has the address {0} (--host-ip), so the node's name cannot be found; set --node from \
+         spec.nodeName"
+    )]
+    NodeNotFound(IpAddr),
+    /// The host's address is claimed on several nodes.
+    #[error("pods with the address {0} (--host-ip) are on several nodes: {1}; set --node from spec.nodeName")]
+    NodeAmbiguous(IpAddr, String),
+}
+
+// === impl WatchError ===
+
+impl WatchError {
+    /// Sorts what kube says by who has to act.
+    pub(super) fn of(verb: &'static str, resource: Resource, error: &kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::of_status(verb, resource, status),
+            other => Self::Failed { verb, resource, text: chain(other) },
+        }
+    }
+
+    /// Sorts a status that the API server sent.
+    pub(super) fn of_status(verb: &'static str, resource: Resource, status: &kube::core::Status) -> Self {
+        match status.code {
+            401 => Self::Unauthorized { verb, resource },
+            403 => Self::Forbidden { verb, resource, message: status.message.clone() },
+            410 => Self::Gone { verb, resource },
+            code => Self::Failed { verb, resource, text: format!("{code} {}", status.message) },
+        }
+    }
+
+    /// Time does not mend it: readiness says so even while what is known is fresh.
+    pub(super) fn needs_operator(&self) -> bool {
+        match self {
+            Self::Config(_)
+            | Self::Forbidden { .. }
+            | Self::Unauthorized { .. }
+            | Self::NodeNotFound(_)
+            | Self::NodeAmbiguous(..) => true,
+            Self::Gone { .. } | Self::Failed { .. } | Self::Timeout { .. } => false,
+        }
+    }
+}
+
+/// An error with its causes: `a: b: c`. Libraries disagree on whether a text holds its cause's.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

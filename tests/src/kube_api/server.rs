@@ -1,0 +1,284 @@
+//! Connections, authentication, routing, lists.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::objects::{partial, status};
+use super::state::{Request, Resource, Rest, Shared, State};
+use super::tls::Identity;
+use super::watcher::{Wanted, Watcher};
+
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// `a=b,c!=d` on the fields that the real server indexes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Selector(Vec<(String, bool, String)>);
+
+/// Everything that can fail before the thread starts; what it returns is the thread's body.
+pub(super) fn prepare(
+    listener: TcpListener,
+    identity: &Identity,
+    shared: Arc<Shared>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<impl FnOnce() + Send + 'static> {
+    listener.set_nonblocking(true)?;
+    let acceptor = TlsAcceptor::from(identity.server_config()?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let listener = {
+        let _entered = runtime.enter();
+        tokio::net::TcpListener::from_std(listener)?
+    };
+    Ok(move || runtime.block_on(accept(listener, acceptor, shared, shutdown)))
+}
+
+async fn accept(
+    listener: tokio::net::TcpListener,
+    acceptor: TlsAcceptor,
+    shared: Arc<Shared>,
+    shutdown: CancellationToken,
+) {
+    let connections = TaskTracker::new();
+    while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
+        let Ok((socket, _)) = accepted else {
+            // Out of descriptors, most likely: let some close.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        let (acceptor, shared, shutdown) = (acceptor.clone(), Arc::clone(&shared), shutdown.clone());
+        connections.spawn(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = until_down(&shared) => {}
+                () = serve(socket, acceptor, Arc::clone(&shared)) => {}
+            }
+        });
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+async fn until_down(shared: &Shared) {
+    let mut changed = shared.subscribe();
+    loop {
+        changed.mark_unchanged();
+        if shared.state().down {
+            return;
+        }
+        // The sender lives in `shared`: it never closes.
+        let _ = changed.changed().await;
+    }
+}
+
+async fn serve(socket: tokio::net::TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
+    // A client that does not trust us, or left: its own affair.
+    let Ok(tls) = acceptor.accept(socket).await else { return };
+    let service = service_fn(move |request| {
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, Infallible>(answer(&shared, &request).await) }
+    });
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), service).await;
+}
+
+async fn answer(shared: &Arc<Shared>, request: &http::Request<Incoming>) -> Response<Body> {
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut record = Request {
+        method: request.method().to_string(),
+        path: request.uri().path().to_owned(),
+        query: query(request.uri().query().unwrap_or_default()),
+        accept: header(ACCEPT).to_owned(),
+        status: 0,
+    };
+    let response = match route(shared, &record, header(AUTHORIZATION)).await {
+        Ok(response) => response,
+        Err(refusal) => refused(&refusal),
+    };
+    record.status = response.status().as_u16();
+    shared.change(|state| state.requests.push(record));
+    response
+}
+
+/// The answer; an error is a `Status` object.
+async fn route(
+    shared: &Arc<Shared>,
+    request: &Request,
+    authorization: &str,
+) -> Result<Response<Body>, Value> {
+    if authorization.strip_prefix("Bearer ") != Some(&shared.state().token) {
+        return Err(status(401, "Unauthorized", "Unauthorized"));
+    }
+    if request.method != "GET" {
+        return Err(status(405, "MethodNotAllowed", "the server does not allow this method"));
+    }
+    let resource = [Resource::Pods, Resource::Namespaces]
+        .into_iter()
+        .find(|resource| request.path == format!("/api/v1/{resource}"))
+        .ok_or_else(|| status(404, "NotFound", "the server could not find the requested resource"))?;
+    let watch = matches!(request.query.get("watch").map(String::as_str), Some("true" | "1"));
+    let verb = if watch { "watch" } else { "list" };
+    if shared.state().refused.contains(&(verb, resource)) {
+        return Err(status(
+            403,
+            "Forbidden",
+            &format!(
+                "{resource} is forbidden: User \"system:serviceaccount:kube-system:rolegate\" cannot {verb} \
+                 resource \"{resource}\" in API group \"\" at the cluster scope"
+            ),
+        ));
+    }
+    let selector = Selector::parse(request.query.get("fieldSelector").map_or("", String::as_str))?;
+    let metadata_only = request.accept.contains("as=PartialObjectMetadata");
+    if watch {
+        let wanted = wanted(request, resource, selector, metadata_only)?;
+        return Ok(watching(Watcher::open(Arc::clone(shared), wanted)));
+    }
+    let delay = shared.state().of(resource).list_delay;
+    tokio::time::sleep(delay).await;
+    let list = shared.change(|state| list(state, request, resource, &selector, metadata_only))?;
+    Ok(json_response(StatusCode::OK, &list))
+}
+
+fn wanted(
+    request: &Request,
+    resource: Resource,
+    selector: Selector,
+    metadata_only: bool,
+) -> Result<Wanted, Value> {
+    let from = request.query.get("resourceVersion").map_or("0", String::as_str);
+    let from =
+        from.parse().map_err(|_| status(400, "BadRequest", &format!("invalid resource version {from:?}")))?;
+    let seconds = request.query.get("timeoutSeconds").and_then(|text| text.parse().ok()).unwrap_or(1800);
+    Ok(Wanted {
+        resource,
+        selector,
+        metadata_only,
+        bookmarks: request.query.get("allowWatchBookmarks").is_some_and(|value| value == "true"),
+        from,
+        deadline: Instant::now() + Duration::from_secs(seconds),
+    })
+}
+
+fn list(
+    state: &mut State,
+    request: &Request,
+    resource: Resource,
+    selector: &Selector,
+    metadata_only: bool,
+) -> Result<Value, Value> {
+    if let Some(code) = state.of_mut(resource).failing_lists.next() {
+        return Err(status(code, "InternalError", "this list was told to fail"));
+    }
+    let Rest { version, mut items } = match request.query.get("continue") {
+        Some(token) => state
+            .rests
+            .remove(token)
+            .ok_or_else(|| status(410, "Expired", "The provided continue parameter is too old"))?,
+        None => {
+            let objects = state.of(resource).objects.values();
+            let items = objects.filter(|object| selector.matches(object)).cloned().collect();
+            Rest { version: state.version, items }
+        }
+    };
+    let limit = request.query.get("limit").and_then(|text| text.parse().ok()).filter(|limit| *limit > 0);
+    let rest = items.split_off(limit.unwrap_or(items.len()).min(items.len()));
+    let mut metadata = json!({"resourceVersion": version.to_string()});
+    if !rest.is_empty() {
+        let token = format!("page-{}", state.new_id());
+        metadata["remainingItemCount"] = json!(rest.len());
+        metadata["continue"] = json!(token);
+        state.rests.insert(token, Rest { version, items: rest });
+    }
+    let (api_version, kind) = if metadata_only {
+        ("meta.k8s.io/v1", "PartialObjectMetadataList".to_owned())
+    } else {
+        ("v1", format!("{}List", resource.kind()))
+    };
+    let items: Vec<Value> =
+        items.iter().map(|object| if metadata_only { partial(object) } else { (**object).clone() }).collect();
+    Ok(json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "items": items}))
+}
+
+fn watching(watcher: Watcher) -> Response<Body> {
+    let lines = stream::unfold(watcher, |mut watcher| async move {
+        let line = watcher.next().await?;
+        Some((line.map(Frame::data), watcher))
+    });
+    let mut response = Response::new(StreamBody::new(lines).boxed_unsync());
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+}
+
+fn refused(refusal: &Value) -> Response<Body> {
+    let code = refusal["code"].as_u64().and_then(|code| u16::try_from(code).ok());
+    let code = code.and_then(|code| StatusCode::from_u16(code).ok());
+    json_response(code.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), refusal)
+}
+
+fn json_response(code: StatusCode, value: &Value) -> Response<Body> {
+    let body = Full::new(Bytes::from(value.to_string())).map_err(|never| match never {});
+    let mut response = Response::new(body.boxed_unsync());
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+}
+
+fn query(text: &str) -> BTreeMap<String, String> {
+    let decode = |text: &str| {
+        let text = text.replace('+', " ");
+        percent_encoding::percent_decode_str(&text).decode_utf8_lossy().into_owned()
+    };
+    text.split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(key), decode(value))
+        })
+        .collect()
+}
+
+// === impl Selector ===
+
+impl Selector {
+    fn parse(text: &str) -> Result<Self, Value> {
+        let terms = text.split(',').filter(|term| !term.is_empty()).map(|term| {
+            let (key, equal, value) = match (term.split_once("!="), term.split_once('=')) {
+                (Some((key, value)), _) => (key, false, value),
+                (None, Some((key, value))) => (key, true, value.trim_start_matches('=')),
+                (None, None) => ("", true, ""),
+            };
+            let known =
+                ["metadata.name", "metadata.namespace", "spec.nodeName", "status.podIP", "status.phase"];
+            if known.contains(&key) {
+                Ok((key.to_owned(), equal, value.to_owned()))
+            } else {
+                Err(status(400, "BadRequest", &format!("field label not supported: {term}")))
+            }
+        });
+        terms.collect::<Result<_, _>>().map(Self)
+    }
+
+    pub(super) fn matches(&self, object: &Value) -> bool {
+        self.0.iter().all(|(key, equal, value)| {
+            let found = key.split('.').fold(object, |object, key| &object[key]);
+            (found.as_str().unwrap_or_default() == value) == *equal
+        })
+    }
+}

@@ -1,0 +1,53 @@
+//! A certificate authority and a server certificate, made for one run.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+/// Who the server is.
+pub(super) struct Identity {
+    pub(super) ca_pem: String,
+    certificate: CertificateDer<'static>,
+    key: Vec<u8>,
+}
+
+// === impl Identity ===
+
+impl Identity {
+    /// A certificate for `address` and `name`, from an authority of its own.
+    pub(super) fn generate(address: IpAddr, name: &str) -> anyhow::Result<Self> {
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        ca.distinguished_name.push(DnType::CommonName, "test cluster CA");
+        let ca_key = KeyPair::generate()?;
+        let ca_pem = ca.self_signed(&ca_key)?.pem();
+        let issuer = Issuer::new(ca, ca_key);
+
+        let mut server = CertificateParams::new(vec![name.to_owned(), "localhost".to_owned()])?;
+        server.subject_alt_names.push(SanType::IpAddress(address));
+        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        server.distinguished_name.push(DnType::CommonName, "kube-apiserver");
+        let key = KeyPair::generate()?;
+        let certificate = server.signed_by(&key, &issuer)?.der().clone();
+        Ok(Self { ca_pem, certificate, key: key.serialize_der() })
+    }
+
+    /// What rustls serves with.
+    pub(super) fn server_config(&self) -> anyhow::Result<Arc<ServerConfig>> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.clone()));
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![self.certificate.clone()], key)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+}

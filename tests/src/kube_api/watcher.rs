@@ -1,0 +1,179 @@
+//! One open watch: what it sends next, and when.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::objects::{partial, status};
+use super::server::Selector;
+use super::state::{Epochs, Resource, Shared, State};
+
+/// What a watch request asked for.
+pub(super) struct Wanted {
+    pub(super) resource: Resource,
+    pub(super) selector: Selector,
+    pub(super) metadata_only: bool,
+    pub(super) bookmarks: bool,
+    pub(super) from: u64,
+    pub(super) deadline: Instant,
+}
+
+/// An open watch.
+pub(super) struct Watcher {
+    shared: Arc<Shared>,
+    changed: watch::Receiver<u64>,
+    wanted: Wanted,
+    /// Everything up to this version was sent.
+    position: u64,
+    opened: Epochs,
+    last_sent: Instant,
+    ended: bool,
+}
+
+/// What to do next.
+enum Step {
+    Send(Value),
+    SendLast(Value),
+    End,
+    Break,
+    Wait(Option<Instant>),
+}
+
+// === impl Watcher ===
+
+impl Watcher {
+    pub(super) fn open(shared: Arc<Shared>, wanted: Wanted) -> Self {
+        let changed = shared.subscribe();
+        let opened = shared.change(|state| {
+            state.open_watches += 1;
+            state.epochs
+        });
+        let position = wanted.from;
+        Self { shared, changed, wanted, position, opened, last_sent: Instant::now(), ended: false }
+    }
+
+    /// The next line; `None` at the end; an error breaks the connection.
+    pub(super) async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        loop {
+            self.changed.mark_unchanged();
+            let shared = Arc::clone(&self.shared);
+            let step = if self.ended { Step::End } else { self.step(&shared.state(), Instant::now()) };
+            match step {
+                Step::Send(event) => return Some(Ok(self.line(&event))),
+                Step::SendLast(event) => {
+                    self.ended = true;
+                    return Some(Ok(self.line(&event)));
+                }
+                Step::End => return None,
+                Step::Break => {
+                    self.ended = true;
+                    return Some(Err(io::Error::from(io::ErrorKind::ConnectionReset)));
+                }
+                Step::Wait(until) => {
+                    let until = until.unwrap_or(self.wanted.deadline);
+                    // The sender lives in `self.shared`: it never closes.
+                    let _ = tokio::time::timeout_at(until, self.changed.changed()).await;
+                }
+            }
+        }
+    }
+
+    fn line(&mut self, event: &Value) -> Bytes {
+        self.last_sent = Instant::now();
+        Bytes::from(format!("{event}\n"))
+    }
+
+    fn step(&mut self, state: &State, now: Instant) -> Step {
+        if state.epochs.broken > self.opened.broken {
+            return Step::Break;
+        }
+        if state.epochs.cut > self.opened.cut {
+            return Step::End;
+        }
+        if state.stall_all || state.epochs.stalled > self.opened.stalled {
+            // Not even the timeout ends it: an hour is longer than any test.
+            return Step::Wait(Some(now + std::time::Duration::from_secs(3600)));
+        }
+        if state.epochs.expired > self.opened.expired || self.position < state.oldest {
+            return Step::SendLast(gone());
+        }
+        if now >= self.wanted.deadline {
+            return Step::End;
+        }
+        match self.next_change(state, now) {
+            Ok(Some(event)) => Step::Send(event),
+            Ok(None) => self.bookmark(state, now),
+            Err(at) => Step::Wait(Some(at.min(self.wanted.deadline))),
+        }
+    }
+
+    /// The next event that may be shown; an error says when there will be one.
+    fn next_change(&mut self, state: &State, now: Instant) -> Result<Option<Value>, Instant> {
+        let collection = state.of(self.wanted.resource);
+        let start = collection.history.partition_point(|change| change.version <= self.position);
+        for change in &collection.history[start..] {
+            if collection.held_after.is_some_and(|held| change.version > held) {
+                return Ok(None);
+            }
+            let due = change.at + collection.event_delay;
+            if due > now {
+                return Err(due);
+            }
+            self.position = change.version;
+            let selected = |object: &Option<Arc<Value>>| {
+                object.clone().filter(|object| self.wanted.selector.matches(object))
+            };
+            let (kind, object) = match (selected(&change.before), selected(&change.after)) {
+                (None, None) => continue,
+                (None, Some(object)) => ("ADDED", object),
+                (Some(_), Some(object)) => ("MODIFIED", object),
+                // A deleted object is shown as it was, at the version of its deletion.
+                (Some(object), None) => ("DELETED", object),
+            };
+            let mut object = if self.wanted.metadata_only { partial(&object) } else { (*object).clone() };
+            object["metadata"]["resourceVersion"] = json!(change.version.to_string());
+            return Ok(Some(json!({"type": kind, "object": object})));
+        }
+        Ok(None)
+    }
+
+    /// A bookmark if one is due, else when it will be.
+    fn bookmark(&mut self, state: &State, now: Instant) -> Step {
+        if !self.wanted.bookmarks {
+            return Step::Wait(None);
+        }
+        let asked = state.epochs.bookmark > self.opened.bookmark;
+        let due = self.last_sent + state.bookmark_every;
+        if !asked && due > now {
+            return Step::Wait(Some(due.min(self.wanted.deadline)));
+        }
+        self.opened.bookmark = state.epochs.bookmark;
+        // What is held has not been shown: the bookmark must not pass it.
+        let upto = state.of(self.wanted.resource).held_after.unwrap_or(state.version);
+        self.position = self.position.max(upto);
+        let (version, kind) = if self.wanted.metadata_only {
+            ("meta.k8s.io/v1", "PartialObjectMetadata")
+        } else {
+            ("v1", self.wanted.resource.kind())
+        };
+        Step::Send(json!({"type": "BOOKMARK", "object": {
+            "apiVersion": version,
+            "kind": kind,
+            "metadata": {"resourceVersion": self.position.to_string(), "creationTimestamp": null},
+        }}))
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.shared.change(|state| state.open_watches -= 1);
+    }
+}
+
+fn gone() -> Value {
+    json!({"type": "ERROR", "object": status(410, "Expired", "too old resource version")})
+}
