@@ -10,8 +10,9 @@
 //!        outside 10.0.0.20
 //! ```
 //!
-//! The node masquerades what pods send off it, as every CNI does: connection tracking is in use before the
-//! agent starts, and what reaches the world wears the node's address.
+//! The node translates the source of what pods send off it, as every CNI does: connection tracking is in use
+//! before the agent starts. It has an address for that alone, so that the record of the IMDS double tells a
+//! pod's request ([`SNAT_V4`]) from one of the node or the agent ([`NODE_V4`]).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -32,6 +33,10 @@ pub const WORLD_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub const NODE_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
 /// The node's IPv6 address.
 pub const NODE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xa, 0, 0, 0, 0, 0, 0x10);
+/// The node's second address, which everything that pods send off the node wears.
+pub const SNAT_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 11);
+/// As [`SNAT_V4`], for IPv6.
+pub const SNAT_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xa, 0, 0, 0, 0, 0, 0x11);
 /// Another host on the same fabric.
 pub const OUTSIDE_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 20);
 
@@ -84,7 +89,7 @@ impl Backend {
 // === impl Topology ===
 
 impl Topology {
-    /// World, node and outside host, no pods; the masquerading rule is written with `iptables-nft`.
+    /// World, node and outside host, no pods; the rule for sources is written with `iptables-nft`.
     ///
     /// # Errors
     /// What `ip` or `iptables` said.
@@ -120,11 +125,15 @@ impl Topology {
         outside.ip(&host("10.0.0.20", "fd00:a::20"))?;
         outside
             .ip(&format!("route add {POD_V4_NET} via {NODE_V4}\nroute add {POD_V6_NET} via {NODE_V6}\n"))?;
+        // No prefix: the kernel does not choose it as the source of the node's own packets.
+        node.ip(&format!(
+            "addr add {SNAT_V4}/32 dev eth0\naddr add {SNAT_V6}/128 dev eth0 nodad preferred_lft 0\n"
+        ))?;
         for setting in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
             node.sysctl(setting, "1")?;
             world.sysctl(setting, "1")?;
         }
-        masquerade(&node, backend)?;
+        translate_sources(&node, backend)?;
         Ok(Self {
             world: Arc::new(world),
             node: Arc::new(node),
@@ -230,11 +239,14 @@ fn host(v4: &str, v6: &str) -> String {
     )
 }
 
-fn masquerade(node: &NetNs, backend: Backend) -> Result<()> {
-    for (program, net) in [("iptables", POD_V4_NET), ("ip6tables", POD_V6_NET)] {
+fn translate_sources(node: &NetNs, backend: Backend) -> Result<()> {
+    for (program, net, source) in
+        [("iptables", POD_V4_NET, IpAddr::V4(SNAT_V4)), ("ip6tables", POD_V6_NET, IpAddr::V6(SNAT_V6))]
+    {
         let program = format!("{program}-{}", backend.suffix());
-        let rule = ["-w", "-t", "nat", "-A", "POSTROUTING", "-s", net, "!", "-d", net, "-j", "MASQUERADE"];
-        node.run(&program, &rule)?;
+        let source = source.to_string();
+        let rule = ["-A", "POSTROUTING", "-s", net, "!", "-d", net, "-j", "SNAT", "--to-source", &source];
+        node.run(&program, &[&["-w", "-t", "nat"], &rule[..]].concat())?;
     }
     Ok(())
 }

@@ -7,7 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use rolegate_tests::netns::{self, NetNs};
-use rolegate_tests::topology::{Backend, OUTSIDE_V4, Topology, imds_v4, imds_v6};
+use rolegate_tests::topology::{
+    Backend, NODE_V4, NODE_V6, OUTSIDE_V4, SNAT_V4, SNAT_V6, Topology, imds_v4, imds_v6,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -38,7 +40,7 @@ fn topology(test: &str, backend: Backend) -> Option<Topology> {
     }
 }
 
-fn pods_reach_imds_as_the_node(backend: Backend, test: &str) {
+fn pods_reach_imds(backend: Backend, test: &str) {
     let Some(topology) = topology(test, backend) else { return };
     let routed = topology
         .routed_pod("routed", "100.96.1.11".parse().unwrap(), Some("fd00:64:1::11".parse().unwrap()))
@@ -48,28 +50,24 @@ fn pods_reach_imds_as_the_node(backend: Backend, test: &str) {
         .unwrap();
     echo_peer(topology.world(), imds_v4(), 3);
     echo_peer(topology.world(), imds_v6(), 3);
-    for ns in [routed.ns(), bridged.ns(), topology.node()] {
-        assert_eq!(seen_as(ns, imds_v4()), "10.0.0.10".parse::<IpAddr>().unwrap(), "{}", ns.name());
-        assert_eq!(seen_as(ns, imds_v6()), "fd00:a::10".parse::<IpAddr>().unwrap(), "{}", ns.name());
+    for ns in [routed.ns(), bridged.ns()] {
+        assert_eq!(seen_as(ns, imds_v4()), IpAddr::V4(SNAT_V4), "{}", ns.name());
+        assert_eq!(seen_as(ns, imds_v6()), IpAddr::V6(SNAT_V6), "{}", ns.name());
     }
+    assert_eq!(seen_as(topology.node(), imds_v4()), IpAddr::V4(NODE_V4));
+    assert_eq!(seen_as(topology.node(), imds_v6()), IpAddr::V6(NODE_V6));
     let tracked = topology.node().run("conntrack", &["-L"]).unwrap();
     assert!(tracked.contains("dst=169.254.169.254"), "{tracked}");
 }
 
 #[test]
-fn without_an_agent_every_pod_reaches_imds_with_the_nodes_address() {
-    pods_reach_imds_as_the_node(
-        Backend::Nft,
-        "without_an_agent_every_pod_reaches_imds_with_the_nodes_address",
-    );
+fn without_an_agent_every_pod_reaches_imds_with_a_node_address() {
+    pods_reach_imds(Backend::Nft, "without_an_agent_every_pod_reaches_imds_with_a_node_address");
 }
 
 #[test]
-fn with_legacy_iptables_every_pod_reaches_imds_with_the_nodes_address() {
-    pods_reach_imds_as_the_node(
-        Backend::Legacy,
-        "with_legacy_iptables_every_pod_reaches_imds_with_the_nodes_address",
-    );
+fn with_legacy_iptables_every_pod_reaches_imds_with_a_node_address() {
+    pods_reach_imds(Backend::Legacy, "with_legacy_iptables_every_pod_reaches_imds_with_a_node_address");
 }
 
 #[test]

@@ -22,7 +22,7 @@ have flock && flock 9
 # --- Debian packages -------------------------------------------------------------------------------------
 # command:package, the command telling whether the package is needed.
 wanted=(ip:iproute2 iptables:iptables nft:nftables conntrack:conntrack nsenter:util-linux
-  curl:curl cc:gcc cmake:cmake python3:python3)
+  curl:curl cc:gcc python3:python3)
 [ "${1:-}" = demo ] || wanted+=(node:nodejs npm:npm)
 # Only a real API server needs etcd, and only Go builds one.
 if [ "${1:-}" != demo ] && have go; then wanted+=(etcd:etcd-server); fi
