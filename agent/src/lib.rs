@@ -6,6 +6,7 @@
 //! {types, ready, supervisor, metrics}`.
 #![forbid(unsafe_code)]
 
+pub mod args;
 pub mod cluster;
 pub mod config;
 pub mod credentials;
