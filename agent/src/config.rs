@@ -1,12 +1,38 @@
 //! What the process was told to do, validated: plain data, one struct a component.
 
+mod mistakes;
+mod sections;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::args::{self, Invocation, RunArgs};
 use crate::types::Secret;
 
+pub use crate::args::{EXIT_USAGE, Exit};
+pub use mistakes::{ConfigError, ConfigErrors};
+
 pub use crate::policy::{AnnotationKeys, PatternFormat, Restrictions, Rules as Policy};
+
+/// What the process is to do.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Answer pods until stopped.
+    Run(Box<Config>),
+    /// Remove what is ours.
+    Cleanup {
+        /// The peers' rules as well.
+        peers: bool,
+        /// For machines.
+        json: bool,
+    },
+}
 
 /// Everything `rolegate run` needs.
 #[derive(Clone, Debug)]
@@ -110,6 +136,8 @@ pub struct Imds {
     pub allow_v1: bool,
     /// `--metadata-allow`: further patterns that may be passed through (below `meta-data/` or `dynamic/`).
     pub metadata_allow: Vec<String>,
+    /// `--profile=kube2iam` without `--metadata-allow`: all that is not on the never-list is passed through.
+    pub metadata_everything: bool,
     /// `/var/lib/rolegate`: the token key.
     pub state_dir: PathBuf,
     /// Longest that a request is held (900 ms; `--backoff-max-elapsed-time` shortens it).
@@ -171,4 +199,43 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// Reads the command line (with the program's name) and the environment.
+///
+/// # Errors
+/// [`Exit`]: what to print and the code to end with, for help and version (0) and for mistakes (64, all of them).
+pub fn parse(argv: impl Iterator<Item = OsString>) -> Result<Command, Exit> {
+    command(args::read(argv)?, args::environment)
+}
+
+fn command(invocation: Invocation, env: impl Fn(&str) -> Option<String>) -> Result<Command, Exit> {
+    let mistaken = |errors: ConfigErrors| args::usage(&errors.to_string());
+    match invocation {
+        Invocation::Run { args, unknown } => Config::from_args(&args, unknown, env)
+            .map(|config| Command::Run(Box::new(config)))
+            .map_err(mistaken),
+        Invocation::Cleanup(args) => match args.output.as_deref().unwrap_or("text") {
+            "text" => Ok(Command::Cleanup { peers: args.peers, json: false }),
+            "json" => Ok(Command::Cleanup { peers: args.peers, json: true }),
+            other => Err(mistaken(ConfigError::value("--output", other, "text or json").into())),
+        },
+    }
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Validates flags. `unknown` are those that there are not, each in a sentence; `env` reads the variables
+    /// of AWS that stand in for flags.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`]: every mistake, with the flag, its value and what is allowed.
+    pub fn from_args(
+        args: &RunArgs,
+        unknown: Vec<String>,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigErrors> {
+        sections::build(args, unknown, &env)
+    }
 }

@@ -1,0 +1,83 @@
+//! How pods' requests get here.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::super::mistakes::{ConfigError, Findings, flag};
+use super::super::{Redirect, RedirectMode, values};
+use crate::args::RedirectArgs;
+
+/// How often the rules are compared, where it is not said: legacy tables notify nobody.
+const RECONCILE: Duration = Duration::from_secs(5);
+
+pub(super) fn build(found: &mut Findings, args: &RedirectArgs) -> Redirect {
+    let mode = mode(found, args);
+    let host_ips = host_ips(found, &args.host_ip);
+    if mode == RedirectMode::Iptables && values::items(&args.host_ip).next().is_none() {
+        found.missing(
+            "--host-ip=ADDRESS is needed with --iptables: it is where pods' requests are redirected to",
+        );
+    }
+    let allowed = "auto, or a list of interfaces such as cali+ or !eth0, of at most 15 characters each";
+    let interfaces = flag("--host-interface", &args.host_interface);
+    let interfaces =
+        found.take(interfaces, allowed, |text| values::is_interface_list(text).then(|| text.to_owned()));
+    let every = flag("--reconcile-period", &args.reconcile_period);
+    let every = found.time(every, Duration::from_secs(1)..=Duration::from_secs(300));
+    if found.boolean(flag("--resolve-duplicate-cache-ips", &args.resolve_duplicate_cache_ips), false) {
+        found.warn(
+            "--resolve-duplicate-cache-ips has no effect: of several pods with one address the live one is always found, and several live ones are refused",
+        );
+    }
+    let interfaces = interfaces.unwrap_or_else(|| "auto".to_owned());
+    Redirect { mode, interfaces, host_ips, reconcile_every: every.unwrap_or(RECONCILE) }
+}
+
+fn mode(found: &mut Findings, args: &RedirectArgs) -> RedirectMode {
+    let named = flag("--redirect", &args.redirect);
+    let iptables = flag("--iptables", &args.iptables);
+    let by_flag = found.take(iptables, "true or false", values::boolean);
+    let by_name = found.parse(named, |text| match text {
+        "iptables" => Ok(RedirectMode::Iptables),
+        "none" => Ok(RedirectMode::None),
+        "auto" | "route" => Err("not available yet; allowed is iptables or none"),
+        _ => Err("allowed is iptables or none"),
+    });
+    let of_flag = |on| if on { RedirectMode::Iptables } else { RedirectMode::None };
+    match (by_name, by_flag.map(of_flag)) {
+        (Some(named), Some(flagged)) if named != flagged => {
+            found.conflict("--redirect", "--iptables", "they say different things");
+            named
+        }
+        (Some(mode), _) | (None, Some(mode)) => mode,
+        (None, None) => {
+            if iptables.value.is_none() && named.value.is_none() {
+                found.warn(
+                    "neither --iptables nor --redirect is given: nothing redirects pods' requests, and what is not redirected reaches the node's own credentials",
+                );
+            }
+            RedirectMode::None
+        }
+    }
+}
+
+fn host_ips(found: &mut Findings, values: &[String]) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for text in values::items(values) {
+        let parsed = text.parse::<IpAddr>().map(|ip| ip.to_canonical()).ok();
+        let usable = |ip: &IpAddr| !ip.is_unspecified() && !ip.is_loopback() && !ip.is_multicast();
+        match parsed.filter(usable) {
+            None => {
+                let allowed = "an address of this node that pods reach";
+                found.mistakes.push(ConfigError::value("--host-ip", text, allowed));
+            }
+            Some(ip) if addresses.contains(&ip) => {}
+            Some(ip) if addresses.iter().any(|other| other.is_ipv4() == ip.is_ipv4()) => {
+                let allowed = "one IPv4 and one IPv6 address, and there is another of this family";
+                found.mistakes.push(ConfigError::value("--host-ip", text, allowed));
+            }
+            Some(ip) => addresses.push(ip),
+        }
+    }
+    addresses
+}
