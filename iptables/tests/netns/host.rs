@@ -97,10 +97,13 @@ impl Programs {
         let dir = std::env::temp_dir().join(format!("rolegate-iptables-{}-{number}", std::process::id()));
         std::fs::create_dir(&dir).expect("directory of wrappers");
         for backend in found {
-            for (family, verb) in [("ip", "save"), ("ip6", "save"), ("ip", "restore"), ("ip6", "restore")] {
-                let name = format!("{family}tables-{backend}-{verb}");
+            for (family, verb) in ["ip", "ip6"]
+                .into_iter()
+                .flat_map(|family| ["", "-save", "-restore"].map(|verb| (family, verb)))
+            {
+                let name = format!("{family}tables-{backend}{verb}");
                 let real = which(&name).expect("looked for before");
-                let note = if verb == "restore" {
+                let note = if verb == "-restore" {
                     format!("echo {name} >> {}/log\n", dir.display())
                 } else {
                     String::new()

@@ -261,7 +261,7 @@ fn a_missing_iptables_is_named() {
         .block_on(|| async { Iptables::detect("/nonexistent".as_ref()).await.expect_err("none") });
     let text = error.to_string();
     assert!(
-        text.starts_with("no iptables for IPv4: neither iptables-nft-save with iptables-nft-restore, nor"),
+        text.starts_with("no iptables for IPv4: neither iptables-nft with iptables-nft-save and iptables-nft-restore, nor iptables-legacy"),
         "{text}"
     );
 }
