@@ -198,7 +198,7 @@ impl Redirect {
         }
         in_force(outcome)?;
         self.metrics.present.set(1);
-        let report = links.report(desired.interfaces(), &pod_links(notices.addresses()).await?);
+        let report = links.report(desired.interfaces(), &pod_links(&notices.addresses).await?);
         notices.seen(links);
         Ok(self.health.judge(desired.interfaces(), &report))
     }
@@ -268,3 +268,6 @@ fn in_force(outcome: Outcome) -> Result<(), RedirectError> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,7 +121,7 @@ impl Iptables {
     /// Finds the programs in `search` (see [`search_path`]) and which back end the node uses.
     ///
     /// # Errors
-    /// When there is no iptables for IPv4, or none for IPv6 though `ipv6_wanted`.
+    /// When there is no iptables for IPv4.
     pub async fn detect(search: &OsStr) -> Result<Self, Error> {
         let v6 = if kernel_has_ipv6() {
             Host::detect(Family::V6, search).await.map_err(|_| NoIpv6::Programs)
@@ -235,15 +235,19 @@ impl Host {
     ) -> Result<Vec<Repair<'_>>, CommandError> {
         let active = &self.active;
         let tables = desired.render(active.family, uplinks);
-        let dumps = join_all(tables.iter().map(|want| active.dump(want.table, want.rules.is_some()))).await;
+        let dumps = join_all(tables.iter().map(|want| active.look(want.table, want.rules.is_some()))).await;
         let mut plans = Vec::new();
         for (want, have) in tables.iter().zip(dumps) {
             plans.extend(plan::compare(want, &have?));
         }
         let mut repairs = vec![Repair { tools: active, plans }];
         for other in &self.others {
-            // One that does not work on this kernel has no remains either.
-            let plans = removals(other, true).await.unwrap_or_default();
+            let mut plans = Vec::new();
+            for table in Table::ALL {
+                // One that does not work on this kernel has no remains either.
+                let have = other.look(table, false).await.unwrap_or_default();
+                plans.extend(plan::remove(table, &have, true));
+            }
             repairs.push(Repair { tools: other, plans });
         }
         repairs.retain(|repair| !repair.plans.is_empty());
@@ -269,19 +273,14 @@ fn causes_of(repairs: &[Repair<'_>]) -> BTreeSet<Cause> {
 }
 
 async fn clean(tools: &Tools, peers: bool) -> Result<Vec<Table>, CommandError> {
-    let plans = removals(tools, peers).await?;
-    if !plans.is_empty() {
-        tools.restore(&batch(&plans)).await?;
-    }
-    Ok(plans.into_iter().map(|plan| plan.table).collect())
-}
-
-async fn removals(tools: &Tools, peers: bool) -> Result<Vec<TablePlan>, CommandError> {
     let mut plans = Vec::new();
     for table in Table::ALL {
         plans.extend(plan::remove(table, &tools.dump(table, false).await?, peers));
     }
-    Ok(plans)
+    if !plans.is_empty() {
+        tools.restore(&batch(&plans)).await?;
+    }
+    Ok(plans.into_iter().map(|plan| plan.table).collect())
 }
 
 fn no_programs(family: Family, search: &OsStr) -> Error {

@@ -15,7 +15,8 @@ use crate::cluster::snapshot::Snapshot;
 pub(super) struct Notices {
     watch: Option<LinkWatch>,
     links: Links,
-    addresses: Vec<IpAddr>,
+    /// Addresses of pods that the node routes to.
+    pub(super) addresses: Vec<IpAddr>,
     pods_gone: bool,
 }
 
@@ -67,11 +68,6 @@ impl Notices {
         let differ = addresses != self.addresses;
         self.addresses = addresses;
         differ
-    }
-
-    /// Addresses of pods that the node routes to.
-    pub(super) fn addresses(&self) -> &[IpAddr] {
-        &self.addresses
     }
 
     /// Remembers what a look saw.

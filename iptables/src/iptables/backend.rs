@@ -25,11 +25,12 @@ pub enum Backend {
     Plain,
 }
 
-/// The two programs of one back end and family.
+/// The programs of one back end and family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tools {
     pub(crate) backend: Backend,
     pub(crate) family: Family,
+    list: Program,
     save: Program,
     restore: Program,
 }
@@ -54,7 +55,7 @@ impl Backend {
             Self::Legacy => "-legacy",
             Self::Plain => "",
         };
-        format!("{family}tables{backend}-{verb}")
+        format!("{family}tables{backend}{verb}")
     }
 }
 
@@ -83,24 +84,50 @@ impl Tools {
 
     /// The names that [`Self::find_all`] looks for.
     pub(crate) fn wanted(family: Family) -> String {
-        let names = [Backend::Nft, Backend::Legacy, Backend::Plain].map(|backend| {
-            format!("{} with {}", backend.program(family, "save"), backend.program(family, "restore"))
-        });
+        let names = [Backend::Nft, Backend::Legacy, Backend::Plain]
+            .map(|backend| format!("{0} with {0}-save and {0}-restore", backend.program(family, "")));
         names.join(", nor ")
     }
 
     fn find(backend: Backend, family: Family, search: &OsStr) -> Option<Self> {
         let program = |verb| Program::find(&backend.program(family, verb), search);
-        Some(Self { backend, family, save: program("save")?, restore: program("restore")? })
+        Some(Self {
+            backend,
+            family,
+            list: program("")?,
+            save: program("-save")?,
+            restore: program("-restore")?,
+        })
     }
 
-    /// Reads a table. One that the legacy back end does not have yet is empty; it comes into being when read
-    /// by name, which is done only where it is `wanted`.
+    /// Reads the two chains of a table that matter here, by name: of 20,000 rules of kube-proxy's `iptables-nft-save`
+    /// makes 0.6 s of CPU, this 4 ms. `wanted` as in [`Self::dump`].
+    pub(crate) async fn look(&self, table: Table, wanted: bool) -> Result<Dump, CommandError> {
+        if !wanted && !self.may_have(table) {
+            return Ok(Dump::default());
+        }
+        let list = async |chain| self.list.run(&["-w", "5", "-t", table.name(), "-S", chain], None).await;
+        let mut text = list(table.hook()).await?;
+        match list(table.chain()).await {
+            Ok(own) => text.push_str(&own),
+            // It does not exist, or has rules that iptables cannot show: both versions say neither clearly.
+            Err(CommandError::Failed { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Dump::parse(&text))
+    }
+
+    /// Reads a whole table. One that the legacy back end does not have yet is empty; it comes into being when it is
+    /// read, which is done only where it is `wanted`.
     pub(crate) async fn dump(&self, table: Table, wanted: bool) -> Result<Dump, CommandError> {
-        if self.backend == Backend::Legacy && !wanted && !legacy_table_exists(self.family, table) {
+        if !wanted && !self.may_have(table) {
             return Ok(Dump::default());
         }
         Ok(Dump::parse(&self.save.run(&["-t", table.name()], None).await?))
+    }
+
+    fn may_have(&self, table: Table) -> bool {
+        self.backend != Backend::Legacy || legacy_table_exists(self.family, table)
     }
 
     /// Commits a batch. Chains that it does not name stay as they are.

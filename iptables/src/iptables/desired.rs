@@ -24,7 +24,7 @@ pub struct Desired {
 /// Why an address cannot be redirected to: the operator has to give another one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
-    /// Loopback, unspecified, multicast or the metadata service itself.
+    /// Loopback, unspecified, multicast, link-local (IPv6) or the metadata service itself.
     #[error(
         "traffic of pods cannot be redirected to {0}: it has to be an address of the node that pods reach"
     )]
@@ -68,11 +68,7 @@ impl Desired {
         let mut desired = Self { interfaces, target_v4: None, target_v6: None };
         for target in targets.iter().map(IpAddr::to_canonical) {
             let family = Family::of(target);
-            if target.is_loopback()
-                || target.is_unspecified()
-                || target.is_multicast()
-                || target == family.imds()
-            {
+            if !is_usable(target) {
                 return Err(TargetError::Address(target));
             }
             let before = match SocketAddr::new(target, port) {
@@ -180,6 +176,12 @@ impl Table {
 fn drops(family: Family) -> Vec<String> {
     let imds = imds_net(family);
     vec![format!("-d {imds} {MARK} -j DROP"), format!("-s {imds} {MARK} -j DROP")]
+}
+
+fn is_usable(target: IpAddr) -> bool {
+    let special = target.is_loopback() || target.is_unspecified() || target.is_multicast();
+    let link_local = matches!(target, IpAddr::V6(target) if target.is_unicast_link_local());
+    !special && !link_local && target != Family::of(target).imds()
 }
 
 fn imds_net(family: Family) -> String {

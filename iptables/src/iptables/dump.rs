@@ -1,4 +1,4 @@
-//! Reads what `iptables-save -t <table>` prints.
+//! Reads what `iptables-save -t <table>` and `iptables -t <table> -S <chain>` print.
 
 use std::collections::BTreeMap;
 
@@ -11,16 +11,17 @@ pub(crate) struct Dump {
 // === impl Dump ===
 
 impl Dump {
-    /// Reads one table. Lines that are neither chains nor rules (comments, `*nat`, `COMMIT`) are skipped.
+    /// Reads one table, or chains of it. Lines that are neither chains nor rules (comments, `*nat`, `COMMIT`) are
+    /// skipped.
     pub(crate) fn parse(text: &str) -> Self {
         let mut chains: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for line in text.lines().map(str::trim) {
-            if let Some(chain) = line.strip_prefix(':') {
+            if let Some((chain, rule)) = line.strip_prefix("-A ").and_then(|rest| rest.split_once(' ')) {
+                chains.entry(chain.to_owned()).or_default().push(normal(rule));
+            } else if let Some(chain) = [":", "-P ", "-N "].iter().find_map(|start| line.strip_prefix(start))
+            {
                 let name = chain.split_whitespace().next().unwrap_or(chain);
                 chains.entry(name.to_owned()).or_default();
-            } else if let Some((chain, rule)) = line.strip_prefix("-A ").and_then(|rest| rest.split_once(' '))
-            {
-                chains.entry(chain.to_owned()).or_default().push(normal(rule));
             }
         }
         Self { chains }
@@ -67,6 +68,12 @@ mod tests {
         assert_eq!(dump.chain("MINE"), Some(["-i eth0 -j RETURN".to_owned()].as_slice()));
         assert_eq!(dump.chain("OUTPUT"), None);
         assert_eq!(dump.chains().count(), 2);
+    }
+
+    #[test]
+    fn listed_chains_read_like_saved_ones() {
+        let saved = Dump::parse("*nat\n:PREROUTING ACCEPT [0:0]\n:MINE - [0:0]\n-A MINE -j RETURN\nCOMMIT\n");
+        assert_eq!(Dump::parse("-P PREROUTING ACCEPT\n-N MINE\n-A MINE -j RETURN\n"), saved);
     }
 
     #[test]

@@ -83,9 +83,17 @@ fn a_target_that_pods_cannot_reach_is_refused() {
         let targets: Vec<IpAddr> = targets.iter().map(|target| target.parse().expect(target)).collect();
         Desired::new(InterfaceSpec::Auto, &targets, port)
     };
-    for wrong in
-        ["127.0.0.1", "::1", "0.0.0.0", "::", "224.0.0.1", "ff02::1", "169.254.169.254", "fd00:ec2::254"]
-    {
+    for wrong in [
+        "127.0.0.1",
+        "::1",
+        "0.0.0.0",
+        "::",
+        "224.0.0.1",
+        "ff02::1",
+        "fe80::1",
+        "169.254.169.254",
+        "fd00:ec2::254",
+    ] {
         assert_eq!(new(&[wrong], 8181), Err(TargetError::Address(wrong.parse().expect(wrong))), "{wrong}");
     }
     let mapped = new(&["::ffff:127.0.0.1"], 8181);

@@ -1,0 +1,10 @@
+//! The rules in real kernels' tables: every test in network namespaces of its own, with nft and with legacy.
+//!
+//! Needs root and iptables; where either is missing each test says so by name and passes.
+#![allow(clippy::expect_used, reason = "a test's helpers fail the test")]
+
+mod conntrack;
+mod host;
+mod links;
+mod rules;
+mod traffic;
