@@ -1,4 +1,5 @@
 //! The agent as a client of the metadata service: tokens, failures, the cache, and what discovery reads.
+#![expect(clippy::unwrap_used, reason = "what a test sets up must work")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
