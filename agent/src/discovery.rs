@@ -9,6 +9,9 @@ use crate::types::{RoleArn, RoleArnBase};
 #[cfg(test)]
 mod tests;
 
+/// What helps where `iam/` is not there.
+const NO_PROFILE: &str = "give the instance a profile with a role";
+
 /// Why something about the node is not known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DiscoveryError {
@@ -109,8 +112,7 @@ impl NodeIdentity {
 /// [`DiscoveryError`] says what is missing.
 pub async fn base_arn(upstream: &Upstream, deadline: Instant) -> Result<RoleArnBase, DiscoveryError> {
     let asked = Asked { what: "the base ARN of roles", path: UpstreamPath::IAM_INFO, hint: NO_PROFILE };
-    let text = asked.get(upstream, deadline).await?;
-    profile_base(&text).ok_or_else(|| asked.malformed())
+    asked.read(profile_base, upstream, deadline).await
 }
 
 /// The name of the node's own role, from `iam/security-credentials/`.
@@ -119,8 +121,7 @@ pub async fn base_arn(upstream: &Upstream, deadline: Instant) -> Result<RoleArnB
 /// [`DiscoveryError`] says what is missing.
 pub async fn listed_role(upstream: &Upstream, deadline: Instant) -> Result<String, DiscoveryError> {
     let asked = Asked { what: "the node's own role", path: UpstreamPath::ROLE_LIST, hint: NO_PROFILE };
-    let text = asked.get(upstream, deadline).await?;
-    role_name(&text).ok_or_else(|| asked.malformed())
+    asked.read(role_name, upstream, deadline).await
 }
 
 /// The region: as such, else by its availability zone, else by the identity document.
@@ -128,26 +129,14 @@ pub async fn listed_role(upstream: &Upstream, deadline: Instant) -> Result<Strin
 /// # Errors
 /// [`DiscoveryError`] of the last attempt.
 pub async fn region(upstream: &Upstream, deadline: Instant) -> Result<String, DiscoveryError> {
-    const WHAT: &str = "the region";
-    const HINT: &str = "set --region";
-    type Read = fn(&str) -> Option<String>;
-    let sources: [(UpstreamPath, Read); 3] = [
-        (UpstreamPath::REGION, region_name),
-        (UpstreamPath::ZONE, region_of_zone),
-        (UpstreamPath::IDENTITY, region_of_document),
-    ];
-    let mut problem = DiscoveryError::Malformed { what: WHAT, path: String::new() };
-    for (path, read) in sources {
-        let asked = Asked { what: WHAT, path, hint: HINT };
-        match asked.get(upstream, deadline).await {
-            Ok(text) => match read(&text) {
-                Some(region) => return Ok(region),
-                None => problem = asked.malformed(),
-            },
-            Err(error) => problem = error,
-        }
+    let asked = |path| Asked { what: "the region", path, hint: "set --region" };
+    if let Ok(region) = asked(UpstreamPath::REGION).read(region_name, upstream, deadline).await {
+        return Ok(region);
     }
-    Err(problem)
+    if let Ok(region) = asked(UpstreamPath::ZONE).read(region_of_zone, upstream, deadline).await {
+        return Ok(region);
+    }
+    asked(UpstreamPath::IDENTITY).read(region_of_document, upstream, deadline).await
 }
 
 /// Merges what IMDS lists and what STS says of the caller into the names of the node's own role.
@@ -167,8 +156,6 @@ pub fn own_role(listed: Option<&str>, caller_arn: Option<&str>, account: Option<
     OwnRole { account, names, arn: caller.arn }
 }
 
-const NO_PROFILE: &str = "give the instance a profile with a role";
-
 /// One question to the service.
 struct Asked {
     what: &'static str,
@@ -177,18 +164,21 @@ struct Asked {
 }
 
 impl Asked {
-    async fn get(&self, upstream: &Upstream, deadline: Instant) -> Result<String, DiscoveryError> {
-        match upstream.get(&self.path, deadline).await {
-            Ok(Answer::Found(text)) => String::from_utf8(text.body.to_vec()).map_err(|_| self.malformed()),
-            Ok(Answer::NotFound) => {
-                Err(DiscoveryError::Absent { what: self.what, path: self.path.to_string(), hint: self.hint })
-            }
-            Err(source) => Err(DiscoveryError::Unreachable { what: self.what, source }),
+    async fn read<T>(
+        self,
+        parse: fn(&str) -> Option<T>,
+        upstream: &Upstream,
+        deadline: Instant,
+    ) -> Result<T, DiscoveryError> {
+        let Self { what, path, hint } = self;
+        match upstream.get(&path, deadline).await {
+            Ok(Answer::Found(text)) => std::str::from_utf8(&text.body)
+                .ok()
+                .and_then(parse)
+                .ok_or_else(|| DiscoveryError::Malformed { what, path: path.to_string() }),
+            Ok(Answer::NotFound) => Err(DiscoveryError::Absent { what, path: path.to_string(), hint }),
+            Err(source) => Err(DiscoveryError::Unreachable { what, source }),
         }
-    }
-
-    fn malformed(&self) -> DiscoveryError {
-        DiscoveryError::Malformed { what: self.what, path: self.path.to_string() }
     }
 }
 

@@ -165,3 +165,66 @@ impl Allowance {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::Method;
+
+    use super::super::route::{MetadataPolicy, Route, route};
+    use super::*;
+
+    fn path(target: &str) -> MetadataPath {
+        let policy = MetadataPolicy::new(&["spot/**".into()], false).unwrap();
+        match route(&Method::GET, target, &policy) {
+            Route::Metadata(path) => path,
+            other => panic!("{target}: {other:?}"),
+        }
+    }
+
+    fn text() -> Result<Answer, UpstreamError> {
+        Ok(Answer::Found(Text { content_type: "text/plain", body: Bytes::from_static(b"x") }))
+    }
+
+    #[test]
+    fn only_what_never_changes_is_kept_for_good() {
+        let (constant, varying) =
+            (path("/latest/meta-data/instance-id"), path("/latest/meta-data/spot/instance-action"));
+        let now = Instant::now();
+        let fresh_after =
+            |path: &MetadataPath, answer, after: Duration| Kept::new(path, answer, now).is_fresh(now + after);
+        let year = Duration::from_secs(365 * 24 * 3_600);
+        assert!(fresh_after(&constant, text(), year));
+        assert!(fresh_after(&varying, text(), KEEP / 2) && !fresh_after(&varying, text(), KEEP));
+        assert!(!fresh_after(&constant, Ok(Answer::NotFound), KEEP));
+        assert!(!fresh_after(&constant, Err(UpstreamError::Timeout), KEEP_FAILURE));
+    }
+
+    #[test]
+    fn made_up_names_are_counted_and_named_ones_are_not() {
+        assert!(path("/latest/meta-data/placement/region").is_named());
+        assert!(!path("/latest/meta-data/placement/made-up").is_named());
+        let now = Instant::now();
+        let mut allowance = Allowance { left: 0, ends: now };
+        for _ in 0..MADE_UP_PER_SECOND {
+            assert_eq!(allowance.take(now), Ok(()));
+        }
+        let next = now + Duration::from_secs(1);
+        assert_eq!(allowance.take(now), Err(next));
+        assert_eq!(allowance.take(next), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn more_paths_than_entries_are_refused_until_some_are_stale() {
+        let registry = Registry::new();
+        let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let passthrough = Passthrough::new(Arc::new(Upstream::new(nowhere, &registry)), &registry);
+        let name = |at: usize| path(&format!("/latest/meta-data/placement/p{at}"));
+        let held: Vec<Entry> = (0..ENTRIES).map(|at| passthrough.entry(&name(at)).unwrap()).collect();
+        let guards: Vec<_> = held.iter().map(|entry| entry.try_lock().unwrap()).collect();
+        assert!(passthrough.entry(&name(ENTRIES)).is_none());
+        assert!(passthrough.entry(&name(0)).is_some());
+        drop(guards);
+        assert!(passthrough.entry(&name(ENTRIES)).is_some());
+    }
+}

@@ -1,6 +1,6 @@
 //! The key's file: 32 random bytes, readable by its owner only, replaced as a whole.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -54,10 +54,10 @@ pub(super) fn load_or_create(state_dir: &Path) -> (Key, Option<KeyWarning>) {
     let in_memory = |source| KeyWarning::InMemory { path: path.clone(), source };
     let (key, warning) = match read(&path) {
         Ok(Found::Key(key)) => return (key, None),
-        Ok(Found::Nothing) => (random(), None),
-        Ok(Found::Unfit(warning)) => (random(), Some(warning)),
+        Ok(Found::Nothing) => (new_key(), None),
+        Ok(Found::Unfit(warning)) => (new_key(), Some(warning)),
         // Never replace what cannot be read: it may be good, and the fault temporary.
-        Err(error) => return (random(), Some(in_memory(error))),
+        Err(error) => return (new_key(), Some(in_memory(error))),
     };
     match store(state_dir, &path, &key, warning.is_some()) {
         Ok(None) => (key, warning),
@@ -88,7 +88,8 @@ fn read(path: &Path) -> io::Result<Found> {
 /// to be replaced, its key is the answer.
 fn store(state_dir: &Path, path: &Path, key: &Key, replace: bool) -> io::Result<Option<Key>> {
     DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
-    let beside = state_dir.join(format!("{FILE}.{}", std::process::id()));
+    // A name of its own: process ids repeat between containers that share the directory.
+    let beside = state_dir.join(format!("{FILE}.{:016x}", u64::from_ne_bytes(random())));
     let stored = write(&beside, key).and_then(|()| {
         if replace {
             return fs::rename(&beside, path).map(|()| None);
@@ -110,16 +111,18 @@ fn store(state_dir: &Path, path: &Path, key: &Key, replace: bool) -> io::Result<
 }
 
 fn write(path: &Path, key: &Key) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    // The mode above is only asked for when the file is made.
-    file.set_permissions(Permissions::from_mode(0o600))?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(key.as_ref())?;
     file.sync_all()
 }
 
+fn new_key() -> Key {
+    Zeroizing::new(random())
+}
+
 #[expect(clippy::expect_used, reason = "a process without randomness must not issue tokens")]
-fn random() -> Key {
-    let mut key = Key::default();
-    aws_lc_rs::rand::fill(key.as_mut()).expect("the system gives random bytes");
-    key
+fn random<const BYTES: usize>() -> [u8; BYTES] {
+    let mut bytes = [0; BYTES];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system gives random bytes");
+    bytes
 }

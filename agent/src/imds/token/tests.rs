@@ -107,6 +107,24 @@ fn token_issued_before_a_restart_is_good_after_it() {
 }
 
 #[test]
+fn processes_that_start_together_share_one_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys: Vec<TokenKey> = std::thread::scope(|scope| {
+        let starts: Vec<_> = (0..8).map(|_| scope.spawn(|| load(dir.path()))).collect();
+        starts
+            .into_iter()
+            .map(|start| start.join().unwrap())
+            .map(|(key, warning)| {
+                assert_eq!(warning, None);
+                key
+            })
+            .collect()
+    });
+    assert!(keys.iter().all(|key| same(key, &keys[0])));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside the key");
+}
+
+#[test]
 fn damaged_key_is_replaced_with_a_warning_once() {
     for damage in [&b""[..], b"short", &[1; 33]] {
         let dir = tempfile::tempdir().unwrap();
