@@ -9,6 +9,7 @@ pub mod http;
 pub mod kube_api;
 pub mod moto;
 pub mod netns;
+pub mod real_api;
 pub mod topology;
 
 use std::io::Write as _;
