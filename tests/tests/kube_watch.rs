@@ -1,7 +1,7 @@
 //! The watch of the agent against an API server that lists in pages, forgets, stalls, refuses and dies.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
 
 use std::collections::HashSet;
-use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ struct World {
     node: watch::Receiver<Option<String>>,
     shutdown: CancellationToken,
     tasks: TaskTracker,
-    _kubeconfig: tempfile::NamedTempFile,
+    kubeconfig: tempfile::NamedTempFile,
 }
 
 impl World {
@@ -43,14 +43,14 @@ impl World {
     }
 
     fn start_with(api: KubeApi, node: NodeSelection, stall_limit: Duration) -> Self {
-        let mut kubeconfig = tempfile::NamedTempFile::new().unwrap();
-        kubeconfig.write_all(api.kubeconfig().as_bytes()).unwrap();
-        let config = Kubernetes {
-            api: ApiSource::Kubeconfig(kubeconfig.path().to_owned()),
-            insecure: false,
-            node,
-            resync: Duration::from_secs(1800),
-        };
+        Self::start_resyncing(api, node, stall_limit, Duration::from_secs(1800))
+    }
+
+    fn start_resyncing(api: KubeApi, node: NodeSelection, stall_limit: Duration, resync: Duration) -> Self {
+        let kubeconfig = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&kubeconfig, api.kubeconfig()).unwrap();
+        let source = ApiSource::Kubeconfig(kubeconfig.path().to_owned());
+        let config = Kubernetes { api: source, insecure: false, node, resync };
         let (gates, registry) = (Gates::new(), Registry::new());
         let own = WatchGates {
             pods: gates.add("pods", "not started"),
@@ -60,7 +60,7 @@ impl World {
         let watch = watch.with_stall_limit(stall_limit);
         let (node, shutdown, tasks) = (watch.node(), CancellationToken::new(), TaskTracker::new());
         tasks.spawn(watch.run(shutdown.clone()));
-        Self { api, gates, registry, snapshots, node, shutdown, tasks, _kubeconfig: kubeconfig }
+        Self { api, gates, registry, snapshots, node, shutdown, tasks, kubeconfig }
     }
 
     /// Waits until readers see what is wanted.
@@ -120,7 +120,7 @@ impl World {
             labels.iter().all(|(name, value)| has(*name, *value))
         });
         let metric = metric.unwrap();
-        metric.get_counter().value() + metric.get_gauge().value()
+        metric.get_counter().get_value() + metric.get_gauge().get_value()
     }
 
     fn restarts(&self, resource: &str, reason: &str) -> f64 {
@@ -262,15 +262,16 @@ async fn half_a_list_changes_nothing() {
     let mut world = World::start(api);
     world.synced().await;
     world.until_watched(Resource::Pods, 1).await;
-    // Whatever is published from here on, no pod is missing from it: the one deleted is replaced.
-    let mut snapshots = world.snapshots.clone();
     world.api.faults().hold(Resource::Pods);
     world.api.delete_pod("default", "p149");
     world.api.apply_pod(&pod("p150", "10.1.0.149"));
     world.api.faults().fail_lists_after(Resource::Pods, 1, 2, 500);
     world.api.faults().expire();
-    world.until_owner("10.1.0.149", "p150").await;
-    assert_eq!(snapshots.borrow_and_update().pods().len(), 150);
+    let replaced = |snapshot: &Arc<Snapshot>| {
+        assert_eq!(snapshot.pods().len(), 150, "whatever is published, no pod is missing from it");
+        owner(snapshot, "10.1.0.149").as_deref() == Some("p150")
+    };
+    world.until("the next whole list", replaced).await;
     // First page, failed page; failed list; two pages that work: and the two of the start.
     assert_eq!(world.lists(Resource::Pods), 7);
     assert_eq!(world.restarts("pods", "failed"), 2.0);
@@ -313,12 +314,14 @@ async fn bookmarks_alone_keep_a_quiet_watch_alive() {
     let mut world = World::start_with(api(), NodeSelection::Name("n1".into()), Duration::from_secs(2));
     world.api.faults().bookmark_every(Duration::from_millis(100));
     world.synced().await;
-    // Longer than the limit, told by the bookmarks that have come.
-    while world.metric("rolegate_kubernetes_events_total", &[("resource", "pods"), ("kind", "bookmark")])
-        < 30.0
-    {
-        tokio::task::yield_now().await;
-    }
+    world.until_watched(Resource::Pods, 1).await;
+    // The pod is what tells that more time than the limit has passed.
+    world.api.faults().delay_events(Resource::Pods, Duration::from_secs(3));
+    world.api.apply_pod(&pod("a", "10.1.0.11"));
+    world.until_owner("10.1.0.11", "a").await;
+    assert!(
+        world.metric("rolegate_kubernetes_events_total", &[("resource", "pods"), ("kind", "bookmark")]) > 5.0
+    );
     assert_eq!(world.restarts("pods", "stalled"), 0.0);
     assert_eq!(world.lists(Resource::Pods), 1);
     world.stop().await;
@@ -347,17 +350,27 @@ async fn a_missing_rule_of_rbac_is_named_by_the_gate_until_it_is_there() {
 
 #[tokio::test]
 async fn a_token_that_is_no_longer_good_is_said_and_a_new_one_is_read() {
-    let api = api();
-    let first = api.token();
-    api.faults().set_token("another");
-    // The kubeconfig has the new token; the server goes back to the first.
-    let mut world = World::start(api);
+    let mut world = World::start(api());
+    let first = world.api.token();
     world.synced().await;
-    world.api.faults().set_token(&first);
+    world.api.faults().set_token("another");
     world.api.faults().cut_watches();
     let reason = world.until_gate("pods", |reason| !reason.is_empty()).await;
-    assert_eq!(reason, "cannot watch pods: unauthorized; is the token valid for this API server?");
+    assert!(reason.ends_with("pods: unauthorized; is the token valid for this API server?"), "{reason}");
     assert!(!reason.contains(&first) && !reason.contains("another"));
+    std::fs::write(&world.kubeconfig, world.api.kubeconfig()).unwrap();
+    tokio::time::timeout(PATIENCE, world.gates.wait()).await.expect("ready by itself");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn every_resync_period_there_is_a_new_list() {
+    let node = NodeSelection::Name("n1".into());
+    let mut world = World::start_resyncing(api(), node, NO_STALL, Duration::from_millis(50));
+    world.synced().await;
+    world.until_watched(Resource::Pods, 3).await;
+    assert!(world.lists(Resource::Pods) >= 3);
+    assert!(world.restarts("pods", "resync") >= 2.0);
     world.stop().await;
 }
 

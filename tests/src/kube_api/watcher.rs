@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -34,13 +35,22 @@ pub(super) struct Watcher {
     ended: bool,
 }
 
+/// What the history has for a watch.
+enum Next {
+    Event(Value),
+    /// Everything was shown.
+    Nothing,
+    /// There is more, which must not be shown yet (or before then).
+    Later(Option<Instant>),
+}
+
 /// What to do next.
 enum Step {
     Send(Value),
     SendLast(Value),
     End,
     Break,
-    Wait(Option<Instant>),
+    Wait(Instant),
 }
 
 // === impl Watcher ===
@@ -74,7 +84,6 @@ impl Watcher {
                     return Some(Err(io::Error::from(io::ErrorKind::ConnectionReset)));
                 }
                 Step::Wait(until) => {
-                    let until = until.unwrap_or(self.wanted.deadline);
                     // The sender lives in `self.shared`: it never closes.
                     let _ = tokio::time::timeout_at(until, self.changed.changed()).await;
                 }
@@ -96,7 +105,7 @@ impl Watcher {
         }
         if state.stall_all || state.epochs.stalled > self.opened.stalled {
             // Not even the timeout ends it: an hour is longer than any test.
-            return Step::Wait(Some(now + std::time::Duration::from_secs(3600)));
+            return Step::Wait(now + Duration::from_secs(3600));
         }
         if state.epochs.expired > self.opened.expired || self.position < state.oldest {
             return Step::SendLast(gone());
@@ -105,23 +114,29 @@ impl Watcher {
             return Step::End;
         }
         match self.next_change(state, now) {
-            Ok(Some(event)) => Step::Send(event),
-            Ok(None) => self.bookmark(state, now),
-            Err(at) => Step::Wait(Some(at.min(self.wanted.deadline))),
+            Next::Event(event) => Step::Send(event),
+            Next::Nothing => {
+                self.position = self.position.max(state.version);
+                self.bookmark(state, now, self.wanted.deadline)
+            }
+            // Bookmarks go on meanwhile, and do not pass what was not shown.
+            Next::Later(due) => {
+                let due = due.unwrap_or(self.wanted.deadline);
+                self.bookmark(state, now, due.min(self.wanted.deadline))
+            }
         }
     }
 
-    /// The next event that may be shown; an error says when there will be one.
-    fn next_change(&mut self, state: &State, now: Instant) -> Result<Option<Value>, Instant> {
+    fn next_change(&mut self, state: &State, now: Instant) -> Next {
         let collection = state.of(self.wanted.resource);
         let start = collection.history.partition_point(|change| change.version <= self.position);
         for change in &collection.history[start..] {
             if collection.held_after.is_some_and(|held| change.version > held) {
-                return Ok(None);
+                return Next::Later(None);
             }
             let due = change.at + collection.event_delay;
             if due > now {
-                return Err(due);
+                return Next::Later(Some(due));
             }
             self.position = change.version;
             let selected = |object: &Option<Arc<Value>>| {
@@ -136,25 +151,22 @@ impl Watcher {
             };
             let mut object = if self.wanted.metadata_only { partial(&object) } else { (*object).clone() };
             object["metadata"]["resourceVersion"] = json!(change.version.to_string());
-            return Ok(Some(json!({"type": kind, "object": object})));
+            return Next::Event(json!({"type": kind, "object": object}));
         }
-        Ok(None)
+        Next::Nothing
     }
 
-    /// A bookmark if one is due, else when it will be.
-    fn bookmark(&mut self, state: &State, now: Instant) -> Step {
+    /// A bookmark at the position if one is due, else a wait until then or `wake`.
+    fn bookmark(&mut self, state: &State, now: Instant, wake: Instant) -> Step {
         if !self.wanted.bookmarks {
-            return Step::Wait(None);
+            return Step::Wait(wake);
         }
         let asked = state.epochs.bookmark > self.opened.bookmark;
         let due = self.last_sent + state.bookmark_every;
         if !asked && due > now {
-            return Step::Wait(Some(due.min(self.wanted.deadline)));
+            return Step::Wait(due.min(wake));
         }
         self.opened.bookmark = state.epochs.bookmark;
-        // What is held has not been shown: the bookmark must not pass it.
-        let upto = state.of(self.wanted.resource).held_after.unwrap_or(state.version);
-        self.position = self.position.max(upto);
         let (version, kind) = if self.wanted.metadata_only {
             ("meta.k8s.io/v1", "PartialObjectMetadata")
         } else {

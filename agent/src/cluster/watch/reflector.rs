@@ -253,6 +253,8 @@ impl End {
     fn failed(error: WatchError) -> Self {
         let gone = matches!(error, WatchError::Gone { .. });
         let end = Self::of(if gone { Reason::Gone } else { Reason::Failed });
-        Self { error: Some(error), ..end }
+        // Only a new list reads the token anew.
+        let relist = end.relist || matches!(error, WatchError::Unauthorized { .. });
+        Self { error: Some(error), relist, ..end }
     }
 }
