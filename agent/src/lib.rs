@@ -9,6 +9,7 @@
 pub mod cluster;
 pub mod config;
 pub mod credentials;
+pub mod discovery;
 pub mod identity;
 pub mod imds;
 pub mod metrics;

@@ -1,0 +1,158 @@
+//! Tokens: what is good, and everything that is not.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const NOW: u64 = 1_800_000_000;
+
+fn key() -> TokenKey {
+    TokenKey::from_bytes(&[7; KEY_BYTES])
+}
+
+fn ip(text: &str) -> PodIp {
+    text.parse().unwrap()
+}
+
+#[test]
+fn token_is_56_characters_and_good_for_its_ttl() {
+    let token = key().issue(ip("100.96.1.5"), 300, NOW);
+    assert_eq!(token.len(), TOKEN_CHARS);
+    assert!(token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)), "{token}");
+    let left = |now| key().verify(token.as_bytes(), ip("100.96.1.5"), now);
+    assert_eq!(left(NOW), Ok(300));
+    assert_eq!(left(NOW + 299), Ok(1));
+    assert_eq!(left(NOW + 300), Err(TokenError::Expired));
+    assert_eq!(left(u64::MAX), Err(TokenError::Expired));
+}
+
+#[test]
+fn token_of_another_address_or_node_is_foreign() {
+    let token = key().issue(ip("100.96.1.5"), 300, NOW);
+    assert_eq!(key().verify(token.as_bytes(), ip("100.96.1.6"), NOW), Err(TokenError::Foreign));
+    assert_eq!(key().verify(token.as_bytes(), ip("fd00::5"), NOW), Err(TokenError::Foreign));
+    let other = TokenKey::from_bytes(&[8; KEY_BYTES]);
+    assert_eq!(other.verify(token.as_bytes(), ip("100.96.1.5"), NOW), Err(TokenError::Foreign));
+    assert_eq!(key().verify(token.as_bytes(), ip("::ffff:100.96.1.5"), NOW), Ok(300));
+}
+
+#[test]
+fn a_clock_set_back_lends_no_more_than_the_longest_ttl() {
+    let token = key().issue(ip("100.96.1.5"), LONGEST_TTL_SECONDS, NOW);
+    let left = |now| key().verify(token.as_bytes(), ip("100.96.1.5"), now);
+    assert_eq!(left(NOW - 3_600), Ok(LONGEST_TTL_SECONDS));
+    assert_eq!(left(0), Ok(LONGEST_TTL_SECONDS));
+}
+
+#[test]
+fn what_is_not_a_token_is_malformed() {
+    let token = key().issue(ip("100.96.1.5"), 300, NOW);
+    let shorter = &token[1..];
+    let longer = format!("{token}A");
+    let padded = format!("{shorter}=");
+    for bad in ["", "INVALID", shorter, &longer, &padded, &format!("{shorter} "), &format!("{shorter}+")] {
+        assert_eq!(key().verify(bad.as_bytes(), ip("100.96.1.5"), NOW), Err(TokenError::Malformed), "{bad}");
+    }
+    assert_eq!(key().verify(&[0xff; TOKEN_CHARS], ip("100.96.1.5"), NOW), Err(TokenError::Malformed));
+}
+
+#[test]
+fn ttl_is_one_number_from_1_to_21600() {
+    let one = |value: &str| parse_ttl([value.as_bytes()]);
+    for (text, ttl) in [("1", 1), ("300", 300), ("21600", 21_600), ("00600", 600)] {
+        assert_eq!(one(text), Ok(ttl));
+    }
+    for bad in
+        ["", "0", "21601", "99999", "100000", "-1", "+1", "1.0", " 1", "1 ", "abc", "0x10", "1,2", "\u{661}"]
+    {
+        assert_eq!(one(bad), Err(BadTtl), "{bad:?}");
+    }
+    assert_eq!(parse_ttl([]), Err(BadTtl));
+    assert_eq!(parse_ttl([&b"60"[..], b"60"]), Err(BadTtl));
+}
+
+#[test]
+fn debug_shows_no_key() {
+    assert_eq!(format!("{:?}", key()), "TokenKey(redacted)");
+}
+
+fn load(dir: &Path) -> (TokenKey, Option<String>) {
+    let (key, warning) = TokenKey::load_or_create(dir);
+    (key, warning.map(|warning| warning.to_string()))
+}
+
+fn same(left: &TokenKey, right: &TokenKey) -> bool {
+    let token = left.issue(ip("10.0.0.1"), 60, NOW);
+    right.verify(token.as_bytes(), ip("10.0.0.1"), NOW).is_ok()
+}
+
+fn key_path(dir: &Path) -> std::path::PathBuf {
+    dir.join("imds-token.key")
+}
+
+#[test]
+fn token_issued_before_a_restart_is_good_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("made/if/missing");
+    let (before, warning) = load(&state);
+    assert_eq!(warning, None);
+    let (after, warning) = load(&state);
+    assert_eq!(warning, None);
+    assert!(same(&before, &after));
+    assert_eq!(fs::metadata(key_path(&state)).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::read_dir(&state).unwrap().count(), 1, "nothing is left beside the key");
+}
+
+#[test]
+fn damaged_key_is_replaced_with_a_warning_once() {
+    for damage in [&b""[..], b"short", &[1; 33]] {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, _) = load(dir.path());
+        fs::write(key_path(dir.path()), damage).unwrap();
+        let (second, warning) = load(dir.path());
+        assert!(warning.unwrap().contains("damaged"));
+        assert!(!same(&first, &second));
+        let (third, warning) = load(dir.path());
+        assert_eq!(warning, None);
+        assert!(same(&second, &third));
+    }
+}
+
+#[test]
+fn key_that_others_could_read_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, _) = load(dir.path());
+    fs::set_permissions(key_path(dir.path()), Permissions::from_mode(0o644)).unwrap();
+    let (second, warning) = load(dir.path());
+    assert!(warning.unwrap().contains("mode 644"));
+    assert!(!same(&first, &second));
+}
+
+#[test]
+fn unwritable_directory_leaves_the_key_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let not_a_directory = dir.path().join("file");
+    fs::write(&not_a_directory, b"").unwrap();
+    let (first, warning) = load(&not_a_directory);
+    assert!(warning.unwrap().contains("cannot be kept"));
+    let (second, _) = load(&not_a_directory);
+    assert!(!same(&first, &second), "two keys in memory are two keys");
+}
+
+proptest! {
+    #[test]
+    fn no_changed_token_is_good(at in 0_usize..TOKEN_CHARS, to in "[A-Za-z0-9_-]", ttl in 1_u32..=21_600) {
+        let mut token = key().issue(ip("100.96.1.5"), ttl, NOW).into_bytes();
+        prop_assume!(token[at] != to.as_bytes()[0]);
+        token[at] = to.as_bytes()[0];
+        prop_assert_eq!(key().verify(&token, ip("100.96.1.5"), NOW), Err(TokenError::Foreign));
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic_or_pass(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+        prop_assert!(key().verify(&bytes, ip("100.96.1.5"), NOW).is_err());
+    }
+}
