@@ -5,13 +5,17 @@
 
 pub mod agent;
 pub mod clients;
+pub mod cluster;
 pub mod http;
 pub mod imds;
 pub mod kube_api;
 pub mod moto;
 pub mod netns;
 pub mod real_api;
+pub mod sts;
 pub mod topology;
+pub mod traffic;
+pub mod world;
 
 use std::io::Write as _;
 
