@@ -1,0 +1,327 @@
+//! Keeps one session per key: one fetch at a time, refreshed ahead of need, kept through failures.
+//!
+//! A fetch is a task of the broker. Requests wait for it with deadlines of their own; one that leaves
+//! neither cancels nor repeats it. `moka` bounds how many keys are known and forgets; whether a session is
+//! fresh is decided here.
+//!
+//! **Freshness.** A session is refreshed at the age of `refresh_age` or half its life, whichever comes
+//! first, less up to 6 %, so that a node's keys do not refresh together and what is handed out has
+//! life − `refresh_age` or more left. It is kept through every failure, refusals included, until 60 s (or a
+//! tenth of a life under ten minutes) before the end that STS gave.
+//!
+//! **Refusals** are remembered for 15 s growing to 2 min (`error_ttl`: a fixed time), and forgotten at once
+//! when a pod asks that was not told yet, or whose annotations were edited since.
+//!
+//! **Calls during an outage.** While pods ask, each key's first call goes out at once and its retries after
+//! 0.1 s growing to 1 s; from eight failures of differing keys in a row on, the node makes one retry per
+//! second in all, until one is answered: then everybody retries at once. Retries that nobody waits for
+//! (refresh, prefetch) come after 5 s growing to 30 s per key, under the same bound. So an outage costs
+//! every node at most one call per second, besides the first call of a key that was not known, and service
+//! that returns is found within about a second.
+
+mod cell;
+mod flight;
+mod meter;
+mod pace;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::cell::{Asker, Cell, Due, Found, Held};
+use self::meter::Meter;
+use self::pace::{Cause, Pace};
+use super::source::{CredentialSource, Session, SessionKey};
+use crate::config;
+use crate::metrics::Registry;
+use crate::types::{Clock, PodUid, RoleArn};
+
+/// Most keys known at once: the kubelet allows 110 pods by default, and a pod has one key at a time.
+const KEYS_MAX: u64 = 4_096;
+/// Longest call, connection and the agent's own credentials included; kept from one request's patience.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a role is asked for an hour only after STS said that its sessions may not be longer.
+const SHORT_ROLE_MEMORY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longest time between two looks at all cells (nothing but the gauges needs it).
+const SWEEP_EVERY: Duration = Duration::from_secs(15);
+/// Shortest time between two looks.
+const SWEEP_PAUSE: Duration = Duration::from_millis(5);
+
+/// How a fetch ends.
+type Outcome = Result<Arc<Session>, BrokerError>;
+
+/// Who asks for what.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// What is asked for.
+    pub key: SessionKey,
+    /// The pod that asks.
+    pub asker: PodUid,
+    /// Changes when the pod's annotations do, such as a hash of them.
+    pub revision: u64,
+}
+
+/// A key that live pods want.
+#[derive(Clone, Debug)]
+pub struct Desired {
+    /// What they will ask for.
+    pub key: SessionKey,
+    /// The pods.
+    pub pods: Vec<PodUid>,
+}
+
+/// Why there is no session.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerError {
+    /// STS refuses: the operator must mend the role's trust policy, the external id or the node's permission.
+    #[error("STS refuses: {message}")]
+    Unauthorized {
+        /// STS's message.
+        message: String,
+    },
+    /// STS finds the request wrong: the operator must mend the role or the configuration.
+    #[error("STS rejects the request ({code}): {message}")]
+    Rejected {
+        /// STS's code.
+        code: String,
+        /// STS's message.
+        message: String,
+    },
+    /// The deadline passed while the fetch was under way; it goes on, and the next request finds its result.
+    #[error("the deadline passed before STS answered")]
+    Timeout,
+    /// No answer of STS, or the agent's own credentials fail.
+    #[error("no session: {reason}")]
+    Unavailable {
+        /// What happened last.
+        reason: String,
+    },
+}
+
+/// A key that the broker knows, for the debug page: nothing secret.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The key.
+    pub key: SessionKey,
+    /// The session's public part and its end, if one can be served.
+    pub session: Option<(String, SystemTime)>,
+    /// Live pods want it.
+    pub desired: bool,
+}
+
+/// Hands out sessions; cheap to clone.
+#[derive(Clone)]
+pub struct Broker {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    source: Arc<dyn CredentialSource>,
+    config: config::Credentials,
+    clock: Clock,
+    tasks: TaskTracker,
+    render: fn(&Session) -> Bytes,
+    meter: Meter,
+    cells: Cache<SessionKey, Arc<Cell>>,
+    ids: AtomicU64,
+    /// Roles whose sessions may last an hour at most.
+    short_roles: Cache<RoleArn, ()>,
+    pace: Arc<Pace>,
+    changed: Notify,
+    closing: CancellationToken,
+}
+
+// === impl BrokerError ===
+
+impl BrokerError {
+    /// A fixed word for metrics and the audit line.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unauthorized { .. } => "unauthorized",
+            Self::Rejected { .. } => "rejected",
+            Self::Timeout => "timeout",
+            Self::Unavailable { .. } => "unavailable",
+        }
+    }
+}
+
+// === impl Broker ===
+
+impl Broker {
+    /// A broker without sessions. Fetches are spawned on `tasks`; `render` makes a session's document.
+    /// Nothing is refreshed or prefetched unless [`Broker::run`] runs.
+    #[must_use]
+    pub fn new(
+        source: Arc<dyn CredentialSource>,
+        config: config::Credentials,
+        clock: Clock,
+        tasks: TaskTracker,
+        render: fn(&Session) -> Bytes,
+        registry: &Registry,
+    ) -> Self {
+        let cells = Cache::builder().max_capacity(KEYS_MAX).eviction_policy(EvictionPolicy::lru()).build();
+        let short_roles = Cache::builder().max_capacity(KEYS_MAX).time_to_live(SHORT_ROLE_MEMORY).build();
+        let pace = Pace::new(&config);
+        Self {
+            shared: Arc::new(Shared {
+                source,
+                config,
+                clock,
+                tasks,
+                render,
+                meter: Meter::register(registry),
+                cells,
+                ids: AtomicU64::new(0),
+                short_roles,
+                pace,
+                changed: Notify::new(),
+                closing: CancellationToken::new(),
+            }),
+        }
+    }
+
+    /// The session of `key` if it is there and may be handed out: memory only, no waiting, nothing started.
+    #[must_use]
+    pub fn cached(&self, key: &SessionKey) -> Option<Arc<Session>> {
+        let held = self.shared.cells.get(key)?.usable(self.shared.clock.now())?;
+        Some(self.shared.serve(held))
+    }
+
+    /// A session for `ask`, from memory or from the fetch under way, which it begins if there is none.
+    ///
+    /// # Errors
+    /// [`BrokerError`]; [`BrokerError::Timeout`] when `deadline` passes first.
+    pub async fn get(&self, ask: &Ask, deadline: Instant) -> Result<Arc<Session>, BrokerError> {
+        if let Some(session) = self.cached(&ask.key) {
+            return Ok(session);
+        }
+        let shared = &self.shared;
+        let cell = shared.cell(&ask.key);
+        let asker: Asker = (ask.asker.clone(), ask.revision);
+        let ticket = || shared.pace.ticket(Cause::Demand);
+        let mut seat = match cell.ask(&asker, shared.clock.now(), ticket) {
+            Found::Session(held) => return Ok(shared.serve(held)),
+            Found::Refused(error) => {
+                shared.meter.refused_remembered.inc();
+                return Err(error);
+            }
+            Found::Joined(seat) => {
+                shared.meter.coalesced.inc();
+                shared.pace.hurry(&seat.flight().ticket);
+                seat
+            }
+            Found::Began(seat, flight) => {
+                shared.meter.miss.inc();
+                shared.launch(cell, flight);
+                seat
+            }
+        };
+        timeout_at(deadline, seat.outcome()).await.unwrap_or_else(|_| {
+            shared.meter.timeout.inc();
+            Err(BrokerError::Timeout)
+        })
+    }
+
+    /// Sets which keys live pods want, level-triggered: keys that fell out are forgotten, as is what was got
+    /// for pods who are all gone; [`Broker::run`] fetches what is new.
+    pub fn set_desired(&self, desired: Vec<Desired>) {
+        let mut wanted: HashMap<SessionKey, BTreeSet<PodUid>> = HashMap::with_capacity(desired.len());
+        for Desired { key, pods } in desired {
+            wanted.entry(key).or_default().extend(pods);
+        }
+        let cells = &self.shared.cells;
+        for (key, cell) in cells {
+            if cell.desired() && !wanted.contains_key(key.as_ref()) {
+                cells.invalidate(key.as_ref());
+            }
+        }
+        for (key, pods) in wanted {
+            if !self.shared.cell(&key).want(&pods) {
+                cells.invalidate(&key);
+                self.shared.cell(&key).want(&pods);
+            }
+        }
+        self.shared.changed.notify_one();
+    }
+
+    /// Refreshes, prefetches and forgets until `shutdown`. What is queued for nobody's request then ends.
+    pub async fn run(self, shutdown: CancellationToken) {
+        loop {
+            let next = self.shared.sweep();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                () = sleep_until(next) => {}
+                () = self.shared.changed.notified() => {}
+            }
+        }
+        self.shared.closing.cancel();
+    }
+
+    /// Every key known.
+    #[must_use]
+    pub fn list(&self) -> Vec<Entry> {
+        let wall = self.shared.clock.now();
+        let entry = |(key, cell): (Arc<SessionKey>, Arc<Cell>)| Entry {
+            key: key.as_ref().clone(),
+            session: cell
+                .usable(wall)
+                .map(|held| (held.session.access_key_id.clone(), held.session.expiration)),
+            desired: cell.desired(),
+        };
+        self.shared.cells.iter().map(entry).collect()
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn serve(&self, held: Held) -> Arc<Session> {
+        let counter = if held.stale() { &self.meter.stale } else { &self.meter.hit };
+        counter.inc();
+        held.session
+    }
+
+    fn cell(&self, key: &SessionKey) -> Arc<Cell> {
+        self.cells.get_with_by_ref(key, || {
+            Arc::new(Cell::new(key.clone(), self.ids.fetch_add(1, Ordering::Relaxed)))
+        })
+    }
+
+    /// Looks at every cell, does what is due, and says when to look again.
+    fn sweep(self: &Arc<Self>) -> Instant {
+        let now = Instant::now();
+        let mut next = now + SWEEP_EVERY;
+        let mut held = meter::Held::default();
+        let wall = self.clock.now();
+        for (key, cell) in &self.cells {
+            if let Some(usable) = cell.usable(wall) {
+                held.add(usable.session.expiration, usable.age());
+            }
+            match cell.due(self.config.prefetch, self.config.refresh_age) {
+                Due::Idle => {}
+                Due::At(when) => next = next.min(when),
+                Due::Forget => self.cells.invalidate(key.as_ref()),
+                Due::Fetch(cause) => {
+                    if let Some(flight) = cell.begin(|| self.pace.ticket(cause)) {
+                        self.launch(cell, flight);
+                    }
+                }
+            }
+        }
+        self.meter.show(held);
+        next.max(now + SWEEP_PAUSE)
+    }
+}
