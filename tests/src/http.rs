@@ -32,10 +32,10 @@ pub struct Client<'a> {
     to: SocketAddr,
 }
 
-/// One connection, kept open.
+/// One connection, kept open; `S` is TCP, or TLS over it.
 #[derive(Debug)]
-pub struct Connection {
-    stream: BufReader<TcpStream>,
+pub struct Connection<S = TcpStream> {
+    stream: BufReader<S>,
 }
 
 // === impl Response ===
@@ -82,7 +82,7 @@ impl<'a> Client<'a> {
     /// # Errors
     /// As `connect(2)`.
     pub fn connect(&self) -> io::Result<Connection> {
-        Ok(Connection { stream: BufReader::new(self.ns.connect(self.to, TIMEOUT)?) })
+        Ok(Connection::new(self.ns.connect(self.to, TIMEOUT)?))
     }
 
     /// Sends exactly these bytes and reads one answer.
@@ -175,7 +175,12 @@ impl<'a> Client<'a> {
 
 // === impl Connection ===
 
-impl Connection {
+impl<S: Read + Write> Connection<S> {
+    /// Speaks HTTP over an open stream.
+    pub fn new(stream: S) -> Self {
+        Self { stream: BufReader::new(stream) }
+    }
+
     /// Sends these bytes and reads one answer.
     ///
     /// # Errors

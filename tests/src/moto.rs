@@ -157,7 +157,7 @@ impl Moto {
     ///
     /// # Errors
     /// What moto said.
-    pub fn assume_role(&self, role_arn: &str, session_name: &str, seconds: u32) -> Result<Session> {
+    pub fn assume_role(&self, role_arn: &str, session_name: &str, seconds: u64) -> Result<Session> {
         let seconds = seconds.to_string();
         let form = form(
             "AssumeRole",

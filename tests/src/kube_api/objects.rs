@@ -100,7 +100,7 @@ impl Pod {
     }
 
     /// The object, as `kubectl get -o json` would show it.
-    pub(super) fn object(&self, uid: &str, version: u64) -> Value {
+    pub(crate) fn object(&self, uid: &str, version: u64) -> Value {
         let mut metadata = metadata(&self.name, uid, version, &self.annotations);
         metadata["namespace"] = json!(self.namespace);
         if self.deleting {

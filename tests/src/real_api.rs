@@ -1,0 +1,327 @@
+//! A real Kubernetes API server over a real etcd, with the surface of the double: pods are made with their
+//! node and status, as a test says, since no kubelet runs.
+
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use serde_json::{Value, json};
+
+use crate::clients::cache;
+use crate::http::{Connection, Response};
+use crate::kube_api::Pod;
+use crate::netns::{self, NetNs};
+
+/// Longest that etcd and the API server may take to be ready; 5 s on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Longest that the API server may take for one request.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+const ADMIN: &str = "admin-token-of-the-harness";
+const AGENT: &str = "agent-token-of-the-harness";
+
+/// What the agent may do, and nothing else: the same three verbs as in its manifest.
+const RIGHTS: &str = r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRole","metadata":{"name":"rolegate"},
+"rules":[{"apiGroups":[""],"resources":["pods","namespaces"],"verbs":["get","list","watch"]}]}"#;
+const BINDING: &str = r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRoleBinding","metadata":{"name":"rolegate"},
+"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"rolegate"},
+"subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"User","name":"rolegate"}]}"#;
+
+/// A running etcd and API server. Dropping it ends both.
+#[derive(Debug)]
+pub struct RealApi {
+    // Ended in this order.
+    apiserver: Child,
+    etcd: Child,
+    ns: Arc<NetNs>,
+    address: SocketAddr,
+    ca_pem: String,
+    tls: Arc<ClientConfig>,
+    dir: tempfile::TempDir,
+}
+
+// === impl RealApi ===
+
+impl RealApi {
+    /// Why it cannot be had here, if it cannot.
+    #[must_use]
+    pub fn missing() -> Option<String> {
+        if !apiserver().exists() {
+            return Some(format!(
+                "{} is not there (make kube-binaries, which needs Go)",
+                apiserver().display()
+            ));
+        }
+        (!netns::on_path("etcd")).then(|| "`etcd` is not installed (tests/tools/setup.sh)".into())
+    }
+
+    /// Starts both in `ns`; the API server listens on `address`, etcd on the loopback.
+    ///
+    /// # Errors
+    /// When either cannot be started or is not ready in time; the error has the end of its log.
+    pub fn start(ns: &Arc<NetNs>, address: SocketAddr) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let etcd = start_etcd(ns, dir.path())?;
+        let apiserver = match start_apiserver(ns, dir.path(), address) {
+            Ok(child) => child,
+            Err(error) => {
+                end(etcd);
+                return Err(error);
+            }
+        };
+        let mut api = Self {
+            apiserver,
+            etcd,
+            ns: Arc::clone(ns),
+            address,
+            ca_pem: String::new(),
+            tls: Arc::new(tls_config("")?),
+            dir,
+        };
+        api.wait_until_ready()?;
+        for (path, object) in [("clusterroles", RIGHTS), ("clusterrolebindings", BINDING)] {
+            let path = format!("/apis/rbac.authorization.k8s.io/v1/{path}");
+            api.send("POST", &path, "application/json", object)?;
+        }
+        Ok(api)
+    }
+
+    /// `https://address:port`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// The bearer token of the agent's user.
+    #[must_use]
+    pub fn token(&self) -> String {
+        AGENT.to_owned()
+    }
+
+    /// A kubeconfig of the agent's user.
+    #[must_use]
+    pub fn kubeconfig(&self) -> String {
+        use base64::Engine;
+        let ca = base64::engine::general_purpose::STANDARD.encode(&self.ca_pem);
+        json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {
+                "server": self.url(), "certificate-authority-data": ca,
+            }}],
+            "users": [{"name": "test", "user": {"token": AGENT}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        })
+        .to_string()
+    }
+
+    /// Creates a pod, or brings its annotations and status up to date; its UID.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn apply_pod(&self, pod: &Pod) -> Result<String> {
+        let object = pod.object("", 0);
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
+        let annotations = object.pointer("/metadata/annotations").cloned().unwrap_or_else(|| json!({}));
+        if self.request("GET", &path, "application/json", "")?.status == 404 {
+            let mut new = json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": name, "annotations": annotations},
+                "spec": object["spec"],
+            });
+            new["spec"]["terminationGracePeriodSeconds"] = json!(30);
+            let collection = format!("/api/v1/namespaces/{namespace}/pods");
+            self.send("POST", &collection, "application/json", &new.to_string())?;
+        } else {
+            let patch = json!([{"op": "add", "path": "/metadata/annotations", "value": annotations}]);
+            self.send("PATCH", &path, "application/json-patch+json", &patch.to_string())?;
+        }
+        let mut status = json!({"status": object["status"]});
+        // The class of service is the API server's to say.
+        if let Some(status) = status["status"].as_object_mut() {
+            status.remove("qosClass");
+        }
+        let status_path = format!("{path}/status");
+        let kept = self.send("PATCH", &status_path, "application/merge-patch+json", &status.to_string())?;
+        if object.pointer("/metadata/deletionTimestamp").is_some() {
+            // Without a kubelet it stays so until it is deleted by force.
+            self.send("DELETE", &path, "application/json", r#"{"gracePeriodSeconds":30}"#)?;
+        }
+        Ok(kept.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned())
+    }
+
+    /// Deletes a pod by force; false if there is none.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn delete_pod(&self, namespace: &str, name: &str) -> Result<bool> {
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
+        self.delete(&path, r#"{"gracePeriodSeconds":0}"#)
+    }
+
+    /// Creates a namespace, or replaces its annotations.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn apply_namespace(&self, name: &str, annotations: &[(&str, &str)]) -> Result<()> {
+        let annotations: serde_json::Map<_, _> =
+            annotations.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+        let path = format!("/api/v1/namespaces/{name}");
+        if self.request("GET", &path, "application/json", "")?.status == 404 {
+            let new = json!({"apiVersion": "v1", "kind": "Namespace",
+                             "metadata": {"name": name, "annotations": annotations}});
+            self.send("POST", "/api/v1/namespaces", "application/json", &new.to_string())?;
+        } else {
+            let patch = json!([{"op": "add", "path": "/metadata/annotations", "value": annotations}]);
+            self.send("PATCH", &path, "application/json-patch+json", &patch.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn delete(&self, path: &str, options: &str) -> Result<bool> {
+        let answer = self.request("DELETE", path, "application/json", options)?;
+        match answer.status {
+            200 | 202 => Ok(true),
+            404 => Ok(false),
+            status => bail!("DELETE {path}: {status} {}", answer.text()),
+        }
+    }
+
+    /// A request that must succeed; its answer.
+    fn send(&self, method: &str, path: &str, mime: &str, body: &str) -> Result<Value> {
+        let answer = self.request(method, path, mime, body)?;
+        ensure!(answer.status < 300, "{method} {path}: {} {}", answer.status, answer.text());
+        answer.json()
+    }
+
+    fn request(&self, method: &str, path: &str, mime: &str, body: &str) -> Result<Response> {
+        let stream = self.ns.connect(self.address, TIMEOUT)?;
+        let name = ServerName::from(self.address.ip());
+        let session = ClientConnection::new(Arc::clone(&self.tls), name)?;
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {ADMIN}\r\n\
+             Content-Type: {mime}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            self.address,
+            body.len()
+        );
+        let mut connection = Connection::new(StreamOwned::new(session, stream));
+        Ok(connection.exchange(request.as_bytes())?)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            // Its certificate is made at its start.
+            if let Ok(pem) = std::fs::read_to_string(self.dir.path().join("apiserver.crt"))
+                && let Ok(tls) = tls_config(&pem)
+            {
+                self.tls = Arc::new(tls);
+                self.ca_pem = pem;
+                // The namespace is made by the API server itself, after it is ready.
+                let made = self.request("GET", "/api/v1/namespaces/default", "application/json", "");
+                let ready = self.request("GET", "/readyz", "application/json", "");
+                if [made, ready].into_iter().all(|answer| answer.is_ok_and(|answer| answer.status == 200)) {
+                    return Ok(());
+                }
+            }
+            if let Some(status) = self.apiserver.try_wait()? {
+                bail!("kube-apiserver ended: {status}\n{}", end_of(&self.dir.path().join("apiserver.log")));
+            }
+            if tokio::time::Instant::now() > deadline {
+                bail!("kube-apiserver is not ready\n{}", end_of(&self.dir.path().join("apiserver.log")));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for RealApi {
+    fn drop(&mut self) {
+        for child in [&mut self.apiserver, &mut self.etcd] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn apiserver() -> PathBuf {
+    cache().join("kube/kube-apiserver")
+}
+
+fn start_etcd(ns: &NetNs, dir: &Path) -> Result<Child> {
+    let mut command = ns.command("etcd");
+    command.arg("--data-dir").arg(dir.join("etcd")).args([
+        "--unsafe-no-fsync",
+        "--log-level=warn",
+        "--listen-client-urls=http://127.0.0.1:2379",
+        "--advertise-client-urls=http://127.0.0.1:2379",
+        "--listen-peer-urls=http://127.0.0.1:2380",
+    ]);
+    logged(&mut command, &dir.join("etcd.log")).context("start etcd")
+}
+
+fn start_apiserver(ns: &NetNs, dir: &Path, address: SocketAddr) -> Result<Child> {
+    let mut tokens = std::fs::File::create(dir.join("tokens.csv"))?;
+    writeln!(tokens, "{ADMIN},admin,1,system:masters\n{AGENT},rolegate,2")?;
+    // For signing service-account tokens, which nobody here asks for.
+    let (private, public) = (dir.join("sa.key"), dir.join("sa.pub"));
+    let key = rcgen::KeyPair::generate()?;
+    std::fs::write(&private, key.serialize_pem())?;
+    std::fs::write(&public, key.public_key_pem())?;
+    let ip: IpAddr = address.ip();
+    let mut command = ns.command(apiserver());
+    command
+        .arg(format!("--advertise-address={ip}"))
+        .arg(format!("--bind-address={ip}"))
+        .arg(format!("--secure-port={}", address.port()))
+        .arg(format!("--cert-dir={}", dir.display()))
+        .arg(format!("--token-auth-file={}", dir.join("tokens.csv").display()))
+        .arg(format!("--service-account-key-file={}", public.display()))
+        .arg(format!("--service-account-signing-key-file={}", private.display()))
+        .args([
+            "--etcd-servers=http://127.0.0.1:2379",
+            "--authorization-mode=RBAC",
+            "--disable-admission-plugins=ServiceAccount",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            "--service-cluster-ip-range=10.96.0.0/24",
+            "--endpoint-reconciler-type=none",
+            "--max-mutating-requests-inflight=1000",
+        ]);
+    logged(&mut command, &dir.join("apiserver.log")).context("start kube-apiserver")
+}
+
+fn logged(command: &mut Command, log: &Path) -> Result<Child> {
+    let file = std::fs::File::create(log)?;
+    Ok(command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?)
+}
+
+fn end(mut child: Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn end_of(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+fn tls_config(ca_pem: &str) -> Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+        roots.add(certificate?)?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
