@@ -27,7 +27,7 @@ const ROWS: &[&[&str]] = &[
 
 /// Paths of packages (a `*` at the end of a segment stands for any rest) and the only modules that may name them.
 const HOMES: &[(&str, &[&str])] = &[
-    ("hyper", &["server", "imds", "admin"]),
+    ("hyper", &["server", "imds", "admin", "app::uncaptured"]),
     ("hyper_util", &["server", "imds", "admin"]),
     ("kube", &["cluster::watch"]),
     ("k8s_openapi", &["cluster::watch"]),
@@ -37,7 +37,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("aws_smithy*", &["credentials::assume_role"]),
     ("aws_types", &["credentials::assume_role"]),
     ("moka", &["credentials::broker"]),
-    ("nix", &["server"]),
+    // Socket options; the limit of descriptors.
+    ("nix", &["server", "app::process"]),
     ("rtnetlink", &["redirect"]),
     ("tracing_subscriber", &["telemetry"]),
     ("clap", &["args"]),
