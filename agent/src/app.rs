@@ -1,5 +1,6 @@
 //! Wires everything, one function a component; the only module that knows all the others.
 
+mod cleanup;
 mod late_source;
 mod learn;
 mod process;
@@ -7,7 +8,6 @@ mod store;
 mod uncaptured;
 
 use std::collections::HashSet;
-use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::admin::{Admin, DebugPages, Health, Scope};
 use crate::cluster::Snapshot;
 use crate::cluster::watch::{Watch, WatchGates};
 use crate::config::Config;
-use crate::credentials::{Broker, SessionKey};
+use crate::credentials::Broker;
 use crate::identity::Identity;
 use crate::imds::document;
 use crate::imds::handler::{Door, With};
@@ -30,13 +30,13 @@ use crate::imds::token::TokenKey;
 use crate::imds::upstream::Upstream;
 use crate::metrics::Registry;
 use crate::policy::Policy;
-use crate::prefetch::Prefetch;
 use crate::ready::Gates;
 use crate::redirect::Redirect;
 use crate::server::{Listeners, Server};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Telemetry;
 use crate::types::{Clock, PodIp};
+pub use cleanup::cleanup;
 use late_source::LateSource;
 use learn::Learner;
 use uncaptured::Uncaptured;
@@ -79,7 +79,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let redirect = start_redirect(&base).await?;
     let wires = start_wires(&base, &mut supervisor);
     start_redirect_task(redirect, &wires, &mut supervisor);
-    start_prefetch(&base, &wires, &mut supervisor);
     let admin = start_admin(&base, &wires, admin, &mut supervisor);
     start_server(&base, wires, app, admin, &mut supervisor)?;
     start_ready_log(&base, &mut supervisor);
@@ -96,17 +95,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     drain(&mut supervisor, base.config.server.drain).await;
     drop(base.telemetry);
     ended
-}
-
-/// `rolegate cleanup`: removes what is ours from the node's rules, and with `peers` what kube2iam and kiam left.
-///
-/// # Errors
-/// Everything that could not be removed.
-pub async fn cleanup(peers: bool, json: bool) -> anyhow::Result<()> {
-    let report = rolegate_iptables::cleanup(peers).await?;
-    let text = if json { serde_json::to_string_pretty(&report)? } else { report.to_string() };
-    writeln!(std::io::stdout(), "{}", text.trim_end())?;
-    Ok(())
 }
 
 fn start_admin_listener(base: &Base) -> anyhow::Result<Option<tokio::net::TcpListener>> {
@@ -151,7 +139,7 @@ fn start_wires(base: &Base, supervisor: &mut Supervisor) -> Wires {
     let source = LateSource::default();
     let broker = Broker::new(
         Arc::new(source.clone()),
-        &base.config.credentials,
+        base.config.credentials.clone(),
         base.clock.clone(),
         supervisor.tracker(),
         document::render_session,
@@ -163,7 +151,14 @@ fn start_wires(base: &Base, supervisor: &mut Supervisor) -> Wires {
         Ok(())
     });
 
-    let (learner, policy) = Learner::new(&base.config, Arc::clone(&upstream), source, node, base.gates.add("identity", "not asked yet"));
+    let (learner, policy) = Learner::new(
+        &base.config,
+        Arc::clone(&upstream),
+        source,
+        node,
+        base.clock.clone(),
+        base.gates.add("identity", "not asked yet"),
+    );
     supervisor.spawn("node-identity", learner.run(supervisor.shutdown()));
     Wires { snapshots, addresses: start_addresses(supervisor), policy, broker, upstream }
 }
@@ -185,17 +180,6 @@ fn start_addresses(supervisor: &mut Supervisor) -> watch::Receiver<Arc<HashSet<P
 
 fn start_redirect_task(redirect: Redirect, wires: &Wires, supervisor: &mut Supervisor) {
     supervisor.spawn("redirect", redirect.run(supervisor.shutdown(), wires.snapshots.clone()));
-}
-
-fn start_prefetch(base: &Base, wires: &Wires, supervisor: &mut Supervisor) {
-    let policy = wires.policy.clone();
-    let key = move |pod: &crate::cluster::PodRecord, ns: &crate::policy::NamespaceFacts| -> Option<SessionKey> {
-        let policy = policy.borrow().clone()?;
-        policy.decide(&pod.facts, ns).outcome.ok().map(|grant| SessionKey::from(&grant))
-    };
-    let prefetch = Prefetch::new(wires.snapshots.clone(), wires.policy.clone(), wires.broker.clone(), key);
-    let _ = base;
-    supervisor.spawn("prefetch", prefetch.run(supervisor.shutdown()));
 }
 
 fn start_admin(
@@ -229,7 +213,7 @@ fn start_server(
     if let Some(warning) = warning {
         warn!(%warning, "tokens");
     }
-    let metadata = MetadataPolicy::new(&config.imds.metadata_allow, config.imds.metadata_all)
+    let metadata = MetadataPolicy::new(&config.imds.metadata_allow, config.imds.metadata_everything)
         .map_err(|mistakes| anyhow::anyhow!(mistakes.join("; ")))?;
     let door = Door::new(
         With {

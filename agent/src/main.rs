@@ -5,13 +5,13 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use rolegate::app;
-use rolegate::args::{self, Command};
+use rolegate::config::{self, Command};
 
 /// Requests are memory look-ups, and AWS and Kubernetes wait on the network: two threads serve a node.
 const WORKER_THREADS: usize = 2;
 
 fn main() -> ExitCode {
-    let command = match args::parse(std::env::args_os()) {
+    let command = match config::parse(std::env::args_os()) {
         Ok(command) => command,
         Err(exit) => {
             let written = if exit.to_stdout {

@@ -15,7 +15,7 @@ use crate::discovery::{self, NodeIdentity};
 use crate::imds::upstream::Upstream;
 use crate::policy::{NodeRole, Policy};
 use crate::ready::Gate;
-use crate::types::RoleArnBase;
+use crate::types::{Clock, RoleArnBase};
 
 /// One round of questions to IMDS and STS.
 const ROUND: Duration = Duration::from_secs(5);
@@ -30,6 +30,7 @@ pub(super) struct Learner {
     upstream: Arc<Upstream>,
     source: LateSource,
     node: watch::Receiver<Option<String>>,
+    clock: Clock,
     gate: Gate,
     policy: watch::Sender<Option<Arc<Policy>>>,
 }
@@ -53,10 +54,11 @@ impl Learner {
         upstream: Arc<Upstream>,
         source: LateSource,
         node: watch::Receiver<Option<String>>,
+        clock: Clock,
         gate: Gate,
     ) -> (Self, watch::Receiver<Option<Arc<Policy>>>) {
         let (policy, published) = watch::channel(None);
-        (Self { config: config.clone(), upstream, source, node, gate, policy }, published)
+        (Self { config: config.clone(), upstream, source, node, clock, gate, policy }, published)
     }
 
     /// Asks in rounds until everything is known, then waits for `shutdown`.
@@ -80,7 +82,9 @@ impl Learner {
                     warn!(missing, "who this node is, is not known yet; asked again");
                     self.gate.close(missing);
                 }
-                None if self.policy.borrow().is_none() || known.names() != before => self.publish(&known, &node),
+                None if self.policy.borrow().is_none() || known.names() != before => {
+                    self.publish(&known, &node)
+                }
                 None => {}
             }
             let pause = match (self.policy.borrow().is_some(), known.complete()) {
@@ -98,10 +102,11 @@ impl Learner {
             return String::new();
         }
         let mut node = self.node.clone();
-        match node.wait_for(Option::is_some).await {
-            Ok(name) => name.clone().unwrap_or_default(),
+        let name = node.wait_for(Option::is_some).await.ok().and_then(|name| name.clone());
+        match name {
+            Some(name) => name,
             // The watch ended, and the process with it.
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -113,18 +118,29 @@ impl Learner {
         known.account = node.account().map(str::to_owned).or(known.account.take());
         known.base = node.base.or(known.base.take());
         known.listed = node.listed_role.or(known.listed.take());
-        known.region = self.config.credentials.region.clone().or(node.region).or(known.region.take());
-        if known.sts.is_none() && (known.region.is_some() || !self.config.credentials.regional_endpoint) {
-            let region = known.region.clone();
-            let sts = AssumeRoleSource::new(&self.config.credentials, region, self.config.imds.upstream).await;
-            self.source.set(Arc::new(sts.clone()));
-            known.sts = Some(sts);
+        known.region = node.region.or(known.region.take());
+        if known.sts.is_none() {
+            known.sts = self.sts(known.region.as_deref()).await;
         }
         if let (Some(sts), None) = (&known.sts, &known.caller) {
             match tokio::time::timeout(ROUND, sts.caller_identity()).await {
                 Ok(Ok(caller)) => known.caller = Some(caller),
                 Ok(Err(error)) => warn!(%error, "STS does not say who the agent is"),
                 Err(_) => warn!("STS does not say in time who the agent is"),
+            }
+        }
+    }
+
+    async fn sts(&self, region: Option<&str>) -> Option<AssumeRoleSource> {
+        let (config, imds) = (&self.config.credentials, self.config.imds.upstream);
+        match AssumeRoleSource::load(config, region, imds, self.clock.clone()).await {
+            Ok(sts) => {
+                self.source.set(Arc::new(sts.clone()));
+                Some(sts)
+            }
+            Err(error) => {
+                warn!(%error, "STS cannot be asked yet");
+                None
             }
         }
     }

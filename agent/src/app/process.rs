@@ -18,7 +18,9 @@ pub(super) fn announce(config: &Config) {
     let restrictions = match config.policy.restrictions {
         Restrictions::Enforce => "enforce: a namespace without the annotation allows nothing",
         Restrictions::Annotated => "annotated: enforced where a namespace has the annotation",
-        Restrictions::Audit => "audit: everything is served, and what enforce would deny is logged and counted",
+        Restrictions::Audit => {
+            "audit: everything is served, and what enforce would deny is logged and counted"
+        }
         Restrictions::Off => "off: every pod may name every role",
     };
     info!(restrictions, annotation = %config.policy.keys.allowed_roles, "namespace restrictions in force");
