@@ -19,7 +19,7 @@ pub(super) const MOST_ENTRIES: usize = 256;
 const EXPRESSIONS_BYTES: usize = 512 * 1024;
 
 /// Answers remembered per namespace; one node's pods of a namespace rarely have more roles.
-const REMEMBERED: usize = 16;
+const REMEMBERED: usize = 64;
 
 /// Entries, as written.
 pub(super) type Texts = Arc<[Box<str>]>;
