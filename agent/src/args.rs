@@ -147,13 +147,14 @@ fn matches(argv: &mut Vec<OsString>) -> Result<(ArgMatches, Vec<String>), Exit> 
             Ok(matches) => return Ok((matches, unknown)),
             Err(error) => error,
         };
-        let taken = unknown_flag(&error).is_some_and(|flag| take_out(argv, &flag));
-        if !taken {
-            let exit = exit_of(&error);
-            let text = unknown.iter().map(|it| format!("{it}\n")).chain([exit.text]).collect();
-            return Err(Exit { text, ..exit });
+        match unknown_flag(&error).filter(|flag| take_out(argv, flag)) {
+            Some(flag) => unknown.push(sentence(&flag, &error)),
+            None => {
+                let exit = exit_of(&error);
+                let text = unknown.iter().map(|it| format!("{it}\n")).chain([exit.text]).collect();
+                return Err(Exit { text, ..exit });
+            }
         }
-        unknown.push(first_line(&error));
     }
 }
 
@@ -201,9 +202,11 @@ fn absent_from(matches: &ArgMatches, env: impl Fn(&str) -> Option<OsString>) -> 
     found
 }
 
-fn first_line(error: &clap::Error) -> String {
-    let text = error.render().to_string();
-    text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+fn sentence(flag: &str, error: &clap::Error) -> String {
+    match error.get(ContextKind::SuggestedArg) {
+        Some(ContextValue::String(similar)) => format!("{flag}: there is no such flag; there is {similar}"),
+        _ => format!("{flag}: there is no such flag"),
+    }
 }
 
 fn exit_of(error: &clap::Error) -> Exit {

@@ -17,7 +17,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::allow_list::Permission;
+use self::allow_list::{Permission, Texts};
 use self::entry::Scope;
 use crate::types::{ExternalId, RoleArn, RoleArnError, SessionName};
 
@@ -46,6 +46,7 @@ struct Keys {
     role: Arc<str>,
     external_id: Arc<str>,
     allowed_roles: Arc<str>,
+    permitted: Arc<str>,
     default_role: Arc<str>,
 }
 
@@ -87,6 +88,7 @@ impl Policy {
             role: Arc::from(rules.keys.role.as_str()),
             external_id: Arc::from(rules.keys.external_id.as_str()),
             allowed_roles: Arc::from(rules.keys.allowed_roles.as_str()),
+            permitted: Arc::from(rules.keys.permitted.as_str()),
             default_role: Arc::from(rules.keys.default_role.as_str()),
         };
         let template = SessionTemplate::parse(&rules.session_name).unwrap_or_default();
@@ -223,21 +225,19 @@ impl Policy {
             return Ok(None);
         }
         let scope = self.scope(role);
+        let remedy = |kept| self.remedy(pod, ns, role, scope, kept);
         let permitted = ns.with_permission(self.rules.format, |permission| match permission {
             Permission::Silent if self.rules.restrictions == Restrictions::Annotated => {
                 Ok(Reason::NotAnnotated)
             }
-            Permission::Silent => Err(Denied::NamespaceHasNoList(self.remedy(pod, ns, role, scope))),
-            Permission::Malformed(error) => Err(Denied::NamespaceListMalformed {
-                remedy: self.remedy(pod, ns, role, scope),
-                error: error.clone(),
-            }),
-            Permission::List(list) => {
-                list.find(role, scope).map(Reason::Entry).ok_or_else(|| Denied::NotInList {
-                    remedy: self.remedy(pod, ns, role, scope),
-                    names_own_role: self.names_own_role(ns),
-                })
+            Permission::Silent => Err(Denied::NamespaceHasNoList(remedy(Some(Texts::default())))),
+            Permission::Malformed { error, valid } => {
+                Err(Denied::NamespaceListMalformed { remedy: remedy(valid.clone()), error: error.clone() })
             }
+            Permission::List(list) => list.find(role, scope).map(Reason::Entry).ok_or_else(|| {
+                let names_own_role = self.names_own_role(list.texts());
+                Denied::NotInList { remedy: remedy(Some(Arc::clone(list.texts()))), names_own_role }
+            }),
         });
         match permitted {
             Ok(reason) => {
@@ -263,24 +263,33 @@ impl Policy {
         Scope { home, below_base }
     }
 
-    fn remedy(&self, pod: &PodFacts, ns: &NamespaceFacts, role: &RoleArn, scope: Scope) -> Box<Remedy> {
+    fn remedy(
+        &self,
+        pod: &PodFacts,
+        ns: &NamespaceFacts,
+        role: &RoleArn,
+        scope: Scope,
+        kept: Option<Texts>,
+    ) -> Box<Remedy> {
+        // A list would take the place of kiam's expression, and with it all that it permits.
+        let by_permitted = ns.allowed_roles.is_none() && ns.permitted.is_some();
+        let (key, kept) =
+            if by_permitted { (&self.keys.permitted, None) } else { (&self.keys.allowed_roles, kept) };
         Box::new(Remedy {
             namespace: Arc::clone(&pod.namespace),
             role: role.clone(),
             relative: scope.relative(role).map(Box::from),
-            key: Arc::clone(&self.keys.allowed_roles),
-            current: ns.allowed_roles.clone(),
+            key: Arc::clone(key),
+            kept,
             format: self.rules.format,
         })
     }
 
-    fn names_own_role(&self, ns: &NamespaceFacts) -> bool {
-        let list = ns.allowed_roles.as_deref().unwrap_or_default();
-        let entries = allow_list::valid_entries(list, self.rules.format);
-        let resolved =
-            entries.iter().filter_map(|text| RoleArn::resolve(text, self.rules.base.as_ref()).ok());
+    /// An entry is literally the node's own role.
+    fn names_own_role(&self, entries: &[Box<str>]) -> bool {
+        let resolve = |text: &str| RoleArn::resolve(text, self.rules.base.as_ref()).ok();
         self.own.is_some()
             && !self.rules.allow_node_role
-            && resolved.into_iter().any(|role| self.is_own(&role))
+            && entries.iter().filter_map(|text| resolve(text)).any(|role| self.is_own(&role))
     }
 }

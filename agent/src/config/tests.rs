@@ -165,7 +165,7 @@ fn all_mistakes_are_reported_at_once_with_flag_value_and_what_is_allowed() {
         "--iptables=yes: allowed is true or false",
         "--session-name={sa}: {sa} is no placeholder; there are {namespace}",
         "--host-ip=localhost: allowed is an address of this node",
-        "'--no-such-flag'",
+        "--no-such-flag: there is no such flag",
     ] {
         assert!(text.contains(expected), "{expected}\n{text}");
     }

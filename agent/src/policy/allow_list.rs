@@ -1,5 +1,7 @@
 //! What a namespace permits: its annotation, parsed and compiled once, and its answer for a role.
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use regex::bytes::{RegexSet, RegexSetBuilder};
 
@@ -11,13 +13,16 @@ use crate::types::RoleArn;
 const LONGEST_BYTES: usize = 64 * 1024;
 
 /// Most entries.
-const MOST_ENTRIES: usize = 256;
+pub(super) const MOST_ENTRIES: usize = 256;
 
 /// Compiled expressions of one namespace, in bytes, and as much again of their caches.
 const EXPRESSIONS_BYTES: usize = 512 * 1024;
 
 /// Answers remembered per namespace; one node's pods of a namespace rarely have more roles.
-const REMEMBERED: usize = 16;
+const REMEMBERED: usize = 64;
+
+/// Entries, as written.
+pub(super) type Texts = Arc<[Box<str>]>;
 
 /// What a namespace's annotations say.
 #[derive(Debug)]
@@ -27,7 +32,12 @@ pub(super) enum Permission {
     /// A list.
     List(AllowList),
     /// One that does not parse: it permits nothing.
-    Malformed(ListError),
+    Malformed {
+        /// What is wrong.
+        error: ListError,
+        /// Entries that would be valid without the others; nothing where there are too many to look at.
+        valid: Option<Texts>,
+    },
 }
 
 /// Why an annotation is no list.
@@ -62,6 +72,7 @@ pub enum ListError {
 /// scope, so remembering one cannot make it wrong; it makes a list that is slow to match cheap to ask again.
 #[derive(Debug)]
 pub(super) struct AllowList {
+    texts: Texts,
     entries: Vec<Entry>,
     /// Expressions over the whole ARN, and those over path and name; each with the numbers of its entries.
     whole_arn: Expressions,
@@ -84,47 +95,77 @@ impl Permission {
         permitted: Option<&str>,
         format: PatternFormat,
     ) -> Self {
-        let list = match (allowed_roles, permitted) {
-            (Some(json), _) => AllowList::of_json(json, format),
-            (None, Some(expression)) => AllowList::of_permitted(expression),
-            (None, None) => return Self::Silent,
+        match (allowed_roles, permitted) {
+            (Some(json), _) => Self::of_json(json, format),
+            (None, Some(expression)) => Self::of_permitted(expression),
+            (None, None) => Self::Silent,
+        }
+    }
+
+    fn of_json(json: &str, format: PatternFormat) -> Self {
+        let elements = match elements(json) {
+            Ok(elements) => elements,
+            Err(ListError::NotAnArray) => {
+                return Self::Malformed { error: ListError::NotAnArray, valid: Some(Texts::default()) };
+            }
+            Err(error) => return Self::Malformed { error, valid: None },
         };
-        list.map_or_else(Self::Malformed, Self::List)
+        let (mut texts, mut entries, mut wrong) = (Vec::new(), Vec::new(), None);
+        for (element, number) in elements.into_iter().zip(1..) {
+            let entry = match element {
+                serde_json::Value::String(text) => Entry::parse(&text, format)
+                    .map(|entry| (text.into_boxed_str(), entry))
+                    .map_err(|error| ListError::Entry { number, error }),
+                _ => Err(ListError::NotAString(number)),
+            };
+            match entry {
+                Ok((text, entry)) => {
+                    texts.push(text);
+                    entries.push(entry);
+                }
+                Err(error) => wrong = wrong.or(Some(error)),
+            }
+        }
+        Self::of_entries(texts.into(), entries, wrong)
+    }
+
+    fn of_permitted(expression: &str) -> Self {
+        let expression = expression.trim();
+        if expression.is_empty() {
+            return Self::of_entries(Texts::default(), Vec::new(), None);
+        }
+        // A valid entry first, for its bounds; then over the whole ARN, whatever it begins with.
+        let entry = Entry::parse(expression, PatternFormat::Regexp)
+            .and_then(|_| Entry::expression(expression, true))
+            .map_err(|error| ListError::Entry { number: 1, error });
+        match entry {
+            Ok(entry) => Self::of_entries([expression.into()].into(), vec![entry], None),
+            Err(error) => Self::Malformed { error, valid: None },
+        }
+    }
+
+    fn of_entries(texts: Texts, entries: Vec<Entry>, wrong: Option<ListError>) -> Self {
+        let list = wrong.map_or_else(|| AllowList::new(Arc::clone(&texts), entries), Err);
+        list.map_or_else(|error| Self::Malformed { error, valid: Some(texts) }, Self::List)
     }
 }
 
 // === impl AllowList ===
 
 impl AllowList {
-    fn of_json(json: &str, format: PatternFormat) -> Result<Self, ListError> {
-        let parse = |(at, text): (usize, String)| {
-            Entry::parse(&text, format).map_err(|error| ListError::Entry { number: at + 1, error })
-        };
-        Self::new(strings(json)?.into_iter().enumerate().map(parse).collect::<Result<_, _>>()?)
-    }
-
-    fn of_permitted(expression: &str) -> Result<Self, ListError> {
-        if expression.len() > LONGEST_BYTES {
-            return Err(ListError::TooLong(expression.len()));
-        }
-        let expression = expression.trim();
-        if expression.is_empty() {
-            return Self::new(Vec::new());
-        }
-        // A valid entry first, for its bounds; then over the whole ARN, whatever it begins with.
-        Entry::parse(expression, PatternFormat::Regexp)
-            .and_then(|_| Entry::expression(expression, true))
-            .map_err(|error| ListError::Entry { number: 1, error })
-            .and_then(|entry| Self::new(vec![entry]))
-    }
-
-    fn new(entries: Vec<Entry>) -> Result<Self, ListError> {
+    fn new(texts: Texts, entries: Vec<Entry>) -> Result<Self, ListError> {
         Ok(Self {
             whole_arn: Expressions::of(&entries, true)?,
             relative: Expressions::of(&entries, false)?,
+            texts,
             entries,
             answers: Mutex::new(Vec::new()),
         })
+    }
+
+    /// The entries, as written.
+    pub(super) fn texts(&self) -> &Texts {
+        &self.texts
     }
 
     /// The number (from 0) of an entry that permits `role`.
@@ -187,8 +228,8 @@ impl Expressions {
     }
 }
 
-/// The strings of a JSON array of strings, within the bounds.
-fn strings(json: &str) -> Result<Vec<String>, ListError> {
+/// The elements of a JSON array, within the bounds.
+fn elements(json: &str) -> Result<Vec<serde_json::Value>, ListError> {
     if json.len() > LONGEST_BYTES {
         return Err(ListError::TooLong(json.len()));
     }
@@ -196,22 +237,5 @@ fn strings(json: &str) -> Result<Vec<String>, ListError> {
     if elements.len() > MOST_ENTRIES {
         return Err(ListError::TooMany(elements.len()));
     }
-    let string = |(at, element)| match element {
-        serde_json::Value::String(text) => Ok(text),
-        _ => Err(ListError::NotAString(at + 1)),
-    };
-    elements.into_iter().enumerate().map(string).collect()
-}
-
-/// The entries of an annotation that are valid, whatever the others are.
-pub(super) fn valid_entries(json: &str, format: PatternFormat) -> Vec<String> {
-    if json.len() > LONGEST_BYTES {
-        return Vec::new();
-    }
-    let elements: Vec<serde_json::Value> = serde_json::from_str(json).unwrap_or_default();
-    let valid = |element| match element {
-        serde_json::Value::String(text) => Entry::parse(&text, format).ok().map(|_| text),
-        _ => None,
-    };
-    elements.into_iter().take(MOST_ENTRIES).filter_map(valid).collect()
+    Ok(elements)
 }

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use super::allow_list::{ListError, valid_entries};
-use super::entry::LONGEST_BYTES as LONGEST_ENTRY_BYTES;
+use super::allow_list::{ListError, MOST_ENTRIES, Texts};
 use super::glob::Glob;
 use super::rules::PatternFormat;
 use super::text::{escape, printable, shell_word};
@@ -101,10 +100,10 @@ pub struct Remedy {
     pub role: RoleArn,
     /// The part of it that comes after the base ARN, where it begins with that.
     pub(super) relative: Option<Box<str>>,
-    /// The key of the list.
+    /// The key of what has to allow it.
     pub(super) key: Arc<str>,
-    /// The list as it is.
-    pub(super) current: Option<Arc<str>>,
+    /// The list's valid entries; nothing where no list can be written that keeps what it allows.
+    pub(super) kept: Option<Texts>,
     /// How entries are read.
     pub(super) format: PatternFormat,
 }
@@ -221,18 +220,25 @@ impl Place {
 // === impl Remedy ===
 
 impl Remedy {
-    /// The command that allows the role: the list's valid entries and one more.
+    /// The command that allows the role: the list's valid entries and one more. Nothing where that is longer
+    /// than a message may be, since half a command would take away what is allowed today.
     #[must_use]
-    pub fn command(&self) -> String {
-        let mut entries =
-            self.current.as_ref().map_or_else(Vec::new, |list| valid_entries(list, self.format));
-        entries.push(self.entry());
+    pub fn command(&self) -> Option<String> {
+        let kept = self.kept.as_ref().filter(|kept| kept.len() < MOST_ENTRIES)?;
+        let entry = self.entry();
+        let length: usize = kept.iter().map(|text| text.len()).sum::<usize>() + entry.len();
+        if length > MESSAGE_CHARS {
+            return None;
+        }
+        let entries: Vec<&str> = kept.iter().map(|text| &**text).chain([entry.as_str()]).collect();
         let list = serde_json::Value::from(entries).to_string();
-        format!(
+        let command = format!(
             "kubectl annotate namespace {} {} --overwrite",
             shell_word(&self.namespace),
             shell_word(&format!("{}={list}", self.key))
-        )
+        );
+        let exact = command.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
+        Some(command).filter(|command| exact && command.len() <= MESSAGE_CHARS)
     }
 
     /// The entry that describes this role and no other.
@@ -247,17 +253,10 @@ impl Remedy {
     fn message(&self, problem: &str, also: &str) -> String {
         let namespace = printable(&self.namespace, VALUE_CHARS);
         let role = printable(self.role.as_str(), VALUE_CHARS);
-        let what = format!("role {role} is not allowed: namespace {namespace} {problem}{also}; ");
-        let command = self.command();
-        let exact = command.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
-        if exact
-            && self.entry().len() <= LONGEST_ENTRY_BYTES
-            && what.len() + command.len() + 13 <= MESSAGE_CHARS
-        {
-            format!("{what}to allow it: {command}")
-        } else {
-            let key = printable(&self.key, VALUE_CHARS);
-            format!("{what}to allow it, add the role to the list in its annotation {key}")
+        let what = format!("role {role} is not allowed: namespace {namespace} {problem}{also}; to allow it");
+        match self.command().filter(|command| what.len() + 2 + command.len() <= MESSAGE_CHARS) {
+            Some(command) => format!("{what}: {command}"),
+            None => format!("{what}, change the annotation {}", printable(&self.key, VALUE_CHARS)),
         }
     }
 }

@@ -7,7 +7,7 @@ use super::rules::PatternFormat;
 use crate::types::RoleArn;
 
 /// Longest entry, in bytes: no ARN is longer.
-pub(super) const LONGEST_BYTES: usize = 2048;
+const LONGEST_BYTES: usize = 2048;
 
 /// Largest compiled expression of one entry, in bytes: `(?:a?){5000}` takes 143 ms a match under the default
 /// of 10 MiB and does not compile under this.

@@ -26,7 +26,7 @@ pub struct Rules {
     pub pin_roles: bool,
     /// Annotation keys.
     pub keys: AnnotationKeys,
-    /// Node name, for the session-name template.
+    /// Node name, for the session-name template; empty until it is found where only `--host-ip` is given.
     pub node: String,
 }
 

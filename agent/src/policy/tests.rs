@@ -112,9 +112,21 @@ fn command_of_a_refusal_cannot_be_used_to_run_another() {
         panic!("refused");
     };
     assert_eq!(
-        remedy.command(),
+        remedy.command().unwrap(),
         r#"kubectl annotate namespace default 'iam.amazonaws.com/allowed-roles=["'\''; id #","'\'';$(id)/\\*/x"]' --overwrite"#
     );
+}
+
+#[test]
+fn refusal_never_offers_a_command_that_would_take_something_away() {
+    let many = serde_json::to_string(&vec!["x"; 256]).unwrap();
+    let long = serde_json::to_string(&vec!["a-longer-role-name"; 60]).unwrap();
+    let too_many = serde_json::to_string(&vec!["x"; 300]).unwrap();
+    let permitted = with(NamespaceAnnotations { permitted: Some(Arc::from(".*/app")), ..Default::default() });
+    for ns in [listing(&many), listing(&long), listing(&too_many), permitted] {
+        let message = enforce().decide(&pod(Some("MyPodRole")), &ns).outcome.unwrap_err().message();
+        assert!(!message.contains("kubectl") && message.contains("change the annotation"), "{message}");
+    }
 }
 
 #[test]

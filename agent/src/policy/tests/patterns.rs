@@ -178,3 +178,20 @@ fn list_of_a_hostile_size_decides_within_its_bounds() {
     let big = code(&policy(PatternFormat::Regexp, HOME), &role, &listing(&expressions));
     assert_ne!(big, "granted");
 }
+
+#[test]
+fn answers_are_remembered_for_the_question_and_not_for_the_role_alone() {
+    let arn = "arn:aws:iam::123456789012:role/team/x";
+    for format in [PatternFormat::Glob, PatternFormat::Regexp] {
+        let ns = listing(r#"["x"]"#);
+        for _ in 0..2 {
+            assert_eq!(code(&policy(format, HOME), arn, &ns), "not_in_list");
+            assert_eq!(code(&policy(format, "arn:aws:iam::123456789012:role/team/"), arn, &ns), "granted");
+            assert_eq!(code(&policy(format, ELSEWHERE), arn, &ns), "not_in_list");
+        }
+        for number in 0..200 {
+            assert_eq!(code(&policy(format, HOME), &format!("r{number}"), &ns), "not_in_list");
+        }
+        assert_eq!(code(&policy(format, HOME), "x", &ns), "granted");
+    }
+}

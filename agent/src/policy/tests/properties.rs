@@ -147,13 +147,12 @@ proptest! {
         if let Err(Denied::NamespaceHasNoList(remedy) | Denied::NamespaceListMalformed { remedy, .. }
             | Denied::NotInList { remedy, .. }) = outcome
         {
-            let command = remedy.command();
+            let Some(command) = remedy.command() else {
+                return Ok(());
+            };
             let word = command.strip_prefix("kubectl annotate namespace default 'iam.amazonaws.com/allowed-roles=")
                 .and_then(|rest| rest.strip_suffix("' --overwrite")).unwrap().replace(r"'\''", "'");
-            let entries: Vec<String> = serde_json::from_str(&word).unwrap();
-            if entries.len() <= 256 && word.len() <= 65_536 {
-                prop_assert_eq!(code(&policy, &role, &listing(&word)), "granted", "{}", word);
-            }
+            prop_assert_eq!(code(&policy, &role, &listing(&word)), "granted", "{}", word);
         }
     }
 }
