@@ -307,7 +307,8 @@ async fn while_stale_the_gates_are_closed_and_what_is_known_stays_known() {
     world.api.faults().bookmark_every(Duration::from_millis(20));
     world.api.apply_pod(&pod("a", "10.1.0.11"));
     world.until_owner("10.1.0.11", "a").await;
-    world.until_gate("pods", str::is_empty).await;
+    world.synced().await;
+    tokio::time::timeout(PATIENCE, world.gates.wait()).await.expect("ready");
     world.api.faults().down(true);
     for (gate, wanted) in [("pods", "pods stale: no event"), ("namespaces", "namespaces stale: no event")] {
         world.until_gate(gate, |reason| reason.starts_with(wanted) && reason.contains("(cannot ")).await;
