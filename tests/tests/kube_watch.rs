@@ -12,7 +12,7 @@ use rolegate::config::{AnnotationKeys, ApiSource, Kubernetes, NodeSelection};
 use rolegate::identity::Identity;
 use rolegate::metrics::Registry;
 use rolegate::ready::Gates;
-use rolegate::types::PodIp;
+use rolegate::types::{PodIp, Secret};
 use rolegate_tests::kube_api::{KubeApi, Pod, Resource};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -37,20 +37,22 @@ struct World {
 }
 
 impl World {
-    /// A watch of node `n1`.
+    /// A watch of node `n1`, configured by a kubeconfig.
     fn start(api: KubeApi) -> Self {
-        Self::start_with(api, NodeSelection::Name("n1".into()), NO_STALL)
+        Self::start_with(api, NO_STALL, |_| {})
     }
 
-    fn start_with(api: KubeApi, node: NodeSelection, stall_limit: Duration) -> Self {
-        Self::start_resyncing(api, node, stall_limit, Duration::from_secs(1800))
-    }
-
-    fn start_resyncing(api: KubeApi, node: NodeSelection, stall_limit: Duration, resync: Duration) -> Self {
+    /// The same, with an impatience of its own and whatever else is changed.
+    fn start_with(api: KubeApi, stall_limit: Duration, edit: impl FnOnce(&mut Kubernetes)) -> Self {
         let kubeconfig = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&kubeconfig, api.kubeconfig()).unwrap();
-        let source = ApiSource::Kubeconfig(kubeconfig.path().to_owned());
-        let config = Kubernetes { api: source, insecure: false, node, resync };
+        let mut config = Kubernetes {
+            api: ApiSource::Kubeconfig(kubeconfig.path().to_owned()),
+            insecure: false,
+            node: NodeSelection::Name("n1".into()),
+            resync: Duration::from_secs(1800),
+        };
+        edit(&mut config);
         let (gates, registry) = (Gates::new(), Registry::new());
         let own = WatchGates {
             pods: gates.add("pods", "not started"),
@@ -235,6 +237,14 @@ async fn a_watch_that_is_cut_or_breaks_is_resumed_without_a_list_and_misses_noth
     world.until_owner("10.1.0.11", "b").await;
     assert_eq!((world.lists(Resource::Pods), world.lists(Resource::Namespaces)), (1, 1));
     assert!(world.restarts("pods", "ended") >= 1.0);
+    // What was seen is not asked for again: it would bring back the pods of before for a moment.
+    let requests = world.api.requests();
+    let versions: Vec<u64> = requests
+        .iter()
+        .filter(|request| request.is_watch(Resource::Pods))
+        .map(|request| request.query["resourceVersion"].parse().unwrap())
+        .collect();
+    assert!(versions.last() > versions.first(), "{versions:?}");
     world.stop().await;
 }
 
@@ -280,7 +290,7 @@ async fn half_a_list_changes_nothing() {
 
 #[tokio::test]
 async fn a_watch_that_stalls_without_closing_is_replaced() {
-    let mut world = World::start_with(api(), NodeSelection::Name("n1".into()), Duration::from_millis(300));
+    let mut world = World::start_with(api(), Duration::from_millis(300), |_| {});
     world.api.faults().bookmark_every(Duration::from_millis(20));
     world.synced().await;
     world.until_watched(Resource::Pods, 1).await;
@@ -293,11 +303,12 @@ async fn a_watch_that_stalls_without_closing_is_replaced() {
 
 #[tokio::test]
 async fn while_stale_the_gates_are_closed_and_what_is_known_stays_known() {
-    let mut world = World::start_with(api(), NodeSelection::Name("n1".into()), Duration::from_millis(300));
+    let mut world = World::start_with(api(), Duration::from_millis(300), |_| {});
     world.api.faults().bookmark_every(Duration::from_millis(20));
     world.api.apply_pod(&pod("a", "10.1.0.11"));
     world.until_owner("10.1.0.11", "a").await;
-    world.until_gate("pods", str::is_empty).await;
+    world.synced().await;
+    tokio::time::timeout(PATIENCE, world.gates.wait()).await.expect("ready");
     world.api.faults().down(true);
     for (gate, wanted) in [("pods", "pods stale: no event"), ("namespaces", "namespaces stale: no event")] {
         world.until_gate(gate, |reason| reason.starts_with(wanted) && reason.contains("(cannot ")).await;
@@ -311,7 +322,7 @@ async fn while_stale_the_gates_are_closed_and_what_is_known_stays_known() {
 
 #[tokio::test]
 async fn bookmarks_alone_keep_a_quiet_watch_alive() {
-    let mut world = World::start_with(api(), NodeSelection::Name("n1".into()), Duration::from_secs(2));
+    let mut world = World::start_with(api(), Duration::from_secs(2), |_| {});
     world.api.faults().bookmark_every(Duration::from_millis(100));
     world.synced().await;
     world.until_watched(Resource::Pods, 1).await;
@@ -364,9 +375,29 @@ async fn a_token_that_is_no_longer_good_is_said_and_a_new_one_is_read() {
 }
 
 #[tokio::test]
+async fn by_address_and_token_the_certificate_is_checked_unless_told_otherwise() {
+    for insecure in [true, false] {
+        let api = api();
+        let (url, token) = (api.url(), Some(Secret::new(api.token())));
+        let mut world = World::start_with(api, NO_STALL, |config| {
+            config.api = ApiSource::Server { url, token };
+            config.insecure = insecure;
+        });
+        if insecure {
+            world.synced().await;
+        } else {
+            // What the system has as roots (perhaps none) does not know the test's authority.
+            world.until_gate("pods", |reason| reason.to_lowercase().contains("certificate")).await;
+            assert_eq!(world.api.requests(), []);
+        }
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn every_resync_period_there_is_a_new_list() {
-    let node = NodeSelection::Name("n1".into());
-    let mut world = World::start_resyncing(api(), node, NO_STALL, Duration::from_millis(50));
+    let period = Duration::from_millis(50);
+    let mut world = World::start_with(api(), NO_STALL, |config| config.resync = period);
     world.synced().await;
     world.until_watched(Resource::Pods, 3).await;
     assert!(world.lists(Resource::Pods) >= 3);
@@ -394,7 +425,7 @@ async fn the_node_is_found_by_the_hosts_address_and_never_all_pods_are_watched()
     api.apply_pod(&pod("a", "10.1.0.11"));
     api.apply_pod(&pod("b", "10.2.0.11").node("n2"));
     let host: IpAddr = "10.0.0.1".parse().unwrap();
-    let mut world = World::start_with(api, NodeSelection::ByHostIp(host), NO_STALL);
+    let mut world = World::start_with(api, NO_STALL, |config| config.node = NodeSelection::ByHostIp(host));
     let reason = world.until_gate("pods", |reason| reason.contains("--host-ip")).await;
     assert!(reason.starts_with("no live pod has the address 10.0.0.1"), "{reason}");
     assert_eq!(*world.node.borrow(), None);

@@ -141,6 +141,7 @@ impl<'a, W: Watched> Reflector<'a, W> {
         let end = loop {
             let stalled_at = opened.max(self.parts.freshness.last()) + self.parts.stall_limit;
             let event = tokio::select! {
+                biased;
                 event = events.next() => event,
                 () = tokio::time::sleep_until(relist_at) => break End::of(Reason::Resync),
                 () = tokio::time::sleep_until(stalled_at) => break End::of(Reason::Stalled),
@@ -208,12 +209,10 @@ impl<'a, W: Watched> Reflector<'a, W> {
         verb: &'static str,
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, WatchError> {
-        match tokio::time::timeout(REQUEST_LIMIT, request).await {
-            Ok(answer) => answer.map_err(|error| WatchError::of(verb, W::RESOURCE, &error)),
-            Err(_) => {
-                Err(WatchError::Timeout { verb, resource: W::RESOURCE, seconds: REQUEST_LIMIT.as_secs() })
-            }
-        }
+        let timeout =
+            |_| WatchError::Timeout { verb, resource: W::RESOURCE, seconds: REQUEST_LIMIT.as_secs() };
+        let answer = tokio::time::timeout(REQUEST_LIMIT, request).await.map_err(timeout)?;
+        answer.map_err(|error| WatchError::of(verb, W::RESOURCE, &error))
     }
 
     fn stalled_since(&self, last: Instant) -> bool {
