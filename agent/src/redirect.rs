@@ -1,6 +1,6 @@
 //! Keeps the redirect and the drop of crate `rolegate-iptables` true, and says by its gate when they are not.
 //!
-//! Level-triggered: every look compares all of it. It looks on a timer, when links or default routes change, when
+//! Level-triggered: every look compares all of it. It looks on a timer, when rules, links or default routes change, when
 //! pods' addresses do, and when told. Nothing is removed when the task ends: what pods ask then is refused, never answered by the node.
 
 mod health;
@@ -150,7 +150,7 @@ impl Redirect {
         let trigger = self.trigger();
         let mut timer = tokio::time::interval(self.look_every);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut notices = Notices::default();
+        let mut notices = Notices::new();
         notices.listen();
         notices.addresses_differ(&pods);
         loop {

@@ -11,6 +11,7 @@ mod drift;
 mod dump;
 mod peers;
 mod plan;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -22,6 +23,7 @@ pub use backend::Backend;
 pub use command::{CommandError, search_path};
 pub use desired::{Desired, FORWARD_CHAIN, PREROUTING_CHAIN, TargetError};
 pub use drift::{Cause, Drift, Peer};
+pub use watch::RuleWatch;
 
 use crate::family::Family;
 use backend::{Tools, by_preference};

@@ -1,20 +1,28 @@
-//! What makes the redirect look before its timer does: links, default routes and pods' addresses.
+//! What makes the redirect look before its timer does: rules, links, default routes and pods' addresses.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use rolegate_iptables::iptables::RuleWatch;
 use rolegate_iptables::{LinkWatch, Links};
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 use crate::cluster::snapshot::Snapshot;
 
+/// Least time between two looks because of rules: kube-proxy writes some every second on a busy node.
+const RULES_SPACING: Duration = Duration::from_millis(500);
+
 /// Listens, and remembers what the last look saw, so that news that change nothing cost no look: a node that
 /// learns routes by BGP has many.
-#[derive(Default)]
 pub(super) struct Notices {
-    watch: Option<LinkWatch>,
+    link_watch: Option<LinkWatch>,
+    rule_watch: Option<RuleWatch>,
+    rules_wanted: bool,
     links: Links,
+    looked_at: Instant,
     /// Addresses of pods that the node routes to.
     pub(super) addresses: Vec<IpAddr>,
     pods_gone: bool,
@@ -23,22 +31,53 @@ pub(super) struct Notices {
 // === impl Notices ===
 
 impl Notices {
-    /// Starts to listen to the kernel if nothing does: before a look, so that nothing is missed.
+    /// Listens to nothing yet.
+    pub(super) fn new() -> Self {
+        Self {
+            link_watch: None,
+            rule_watch: None,
+            rules_wanted: true,
+            links: Links::default(),
+            looked_at: Instant::now(),
+            addresses: Vec::new(),
+            pods_gone: false,
+        }
+    }
+
+    /// Starts to listen to the kernel where nothing does: before a look, so that nothing is missed.
     pub(super) fn listen(&mut self) {
-        if self.watch.is_none() {
+        self.looked_at = Instant::now();
+        if self.link_watch.is_none() {
             match LinkWatch::new() {
-                Ok(watch) => self.watch = Some(watch),
+                Ok(watch) => self.link_watch = Some(watch),
                 Err(error) => warn!(%error, "changes of links are noticed by the timer alone"),
+            }
+        }
+        if self.rule_watch.is_none() && self.rules_wanted {
+            match RuleWatch::new() {
+                Ok(watch) => self.rule_watch = Some(watch),
+                Err(error) => {
+                    // A kernel without nf_tables: it will have none later, either.
+                    self.rules_wanted = false;
+                    warn!(%error, "changes of rules are noticed by the timer alone");
+                }
             }
         }
     }
 
-    /// Waits for news, of links or routes from the kernel or of pods, and tells whether they are a reason to look.
-    /// Dropping it half-way is followed by a look: nothing is missed.
+    /// Waits for news, from the kernel or of pods, and tells whether they are a reason to look. Dropping it half-way
+    /// is followed by a look: nothing is missed.
     pub(super) async fn due(&mut self, pods: &mut watch::Receiver<Arc<Snapshot>>) -> bool {
-        let kernel = async {
-            match &mut self.watch {
-                Some(watch) => watch.changed().await,
+        let links = async {
+            match &mut self.link_watch {
+                Some(watch) => watch.changed().await.is_ok(),
+                None => std::future::pending().await,
+            }
+        };
+        let rules = async {
+            sleep_until(self.looked_at + RULES_SPACING).await;
+            match &mut self.rule_watch {
+                Some(watch) => watch.changed().await.is_ok(),
                 None => std::future::pending().await,
             }
         };
@@ -49,11 +88,17 @@ impl Notices {
             pods.changed().await
         };
         tokio::select! {
-            news = kernel => {
-                if news.is_err() {
-                    self.watch = None;
+            listening = links => {
+                if !listening {
+                    self.link_watch = None;
                 }
                 Links::read().await.ok().as_ref() != Some(&self.links)
+            }
+            listening = rules => {
+                if !listening {
+                    self.rule_watch = None;
+                }
+                true
             }
             news = cluster => {
                 self.pods_gone = news.is_err();

@@ -89,6 +89,27 @@ fn rules_stand_before_anything_else_are_mended_and_outlive_the_task() {
 }
 
 #[test]
+fn rules_that_others_change_are_mended_without_being_told() {
+    in_netns("rules_that_others_change_are_mended_without_being_told", || async {
+        let (gates, redirect) = redirect(&config("auto"));
+        let (repairs, shutdown) = (redirect.metrics.repairs.clone(), CancellationToken::new());
+        let (_pods, receiver) = watch::channel(Arc::default());
+        // Neither the timer nor the trigger helps.
+        let redirect = Redirect { look_every: Duration::from_secs(3_600), ..redirect };
+        let task = redirect.run(shutdown.clone(), receiver);
+        let story = async {
+            gates.wait().await;
+            sh("iptables-nft -t nat -I PREROUTING -j ACCEPT");
+            gate_shows(&gates, |reason| reason.is_some_and(|reason| reason.contains("jump_not_first"))).await;
+            gates.wait().await;
+            assert_eq!(repairs.with_label_values(&["jump_not_first"]).get(), 1);
+            shutdown.cancel();
+        };
+        tokio::join!(task, story).0.expect("ended as told");
+    });
+}
+
+#[test]
 fn a_link_that_comes_makes_the_task_look() {
     in_netns("a_link_that_comes_makes_the_task_look", || async {
         let (gates, redirect) = redirect(&config("auto"));
@@ -121,7 +142,7 @@ fn pods_routed_elsewhere_close_the_gate_until_they_are_behind_the_interface() {
         ] {
             let (gates, mut redirect) = redirect(&config(interfaces));
             let desired = redirect.desired.clone().expect("desired");
-            let mut notices = Notices::default();
+            let mut notices = Notices::new();
             redirect.look(&desired, &mut notices).await.expect("looked");
             assert_eq!(reason(&gates), None, "{interfaces}: no pods are known");
             notices.addresses = vec!["10.1.0.11".parse().expect("address")];
@@ -138,7 +159,7 @@ fn without_iptables_the_gate_is_closed_and_says_why() {
         redirect.search = "/nonexistent".into();
         assert!(redirect.install_once().await.is_err());
         let desired = redirect.desired.clone().expect("desired");
-        assert!(redirect.look(&desired, &mut Notices::default()).await.is_err());
+        assert!(redirect.look(&desired, &mut Notices::new()).await.is_err());
         assert!(reason(&gates).expect("closed").contains("no iptables for IPv4"));
         assert_eq!((redirect.metrics.errors.get(), redirect.metrics.present.get()), (1, 0));
     });

@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use rolegate_iptables::iptables::{self, Backend, Cleanup, Desired, Drift, Iptables, Outcome, Peer};
+use futures::FutureExt;
+use rolegate_iptables::iptables::{
+    self, Backend, Cleanup, Desired, Drift, Iptables, Outcome, Peer, RuleWatch,
+};
 use rolegate_iptables::{Family, InterfaceSpec, Links};
 
 use crate::host::{Netns, Programs, can_run, with_each_backend};
@@ -324,4 +327,25 @@ fn rules_that_cannot_be_written_are_an_error_with_the_programs_own_words() {
         "{text}"
     );
     assert!(programs.restores() > 0, "the other family is installed all the same");
+}
+
+#[test]
+fn a_change_of_nft_rules_is_told_once_and_links_are_none() {
+    if !can_run("a_change_of_nft_rules_is_told_once_and_links_are_none", &["nft"]) {
+        return;
+    }
+    let netns = Netns::new();
+    let changing = netns.clone();
+    netns.block_on(move || async move {
+        let mut watch = RuleWatch::new().expect("watch");
+        changing.sh("ip link add d1 type bridge");
+        assert!(watch.changed().now_or_never().is_none(), "no rule has changed");
+        // More than the socket's buffer holds.
+        let many = "-A INPUT -m comment --comment much -j ACCEPT\n".repeat(500);
+        for rules in ["-A INPUT -j ACCEPT\n", &many] {
+            changing.sh(&format!("iptables-nft-restore --noflush <<X\n*filter\n{rules}COMMIT\nX"));
+            watch.changed().await.expect("told");
+            assert!(watch.changed().now_or_never().is_none(), "told twice");
+        }
+    });
 }
