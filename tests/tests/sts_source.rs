@@ -1,14 +1,24 @@
 //! The real source of sessions against a double of STS that checks signatures, trust, ids and durations.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what fails in a test's helper fails the test")]
 
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
-use rolegate::credentials::{AssumeRoleSource, CredentialSource, Session, SessionKey, SourceError};
-use rolegate::types::{Clock, ExternalId, RoleArn, SessionName};
+use futures::future::join_all;
+use rolegate::credentials::{
+    Ask, AssumeRoleSource, Broker, BrokerError, CredentialSource, Session, SessionKey, SourceError,
+};
+use rolegate::metrics::Registry;
+use rolegate::types::{Clock, ExternalId, PodUid, RoleArn, SessionName};
 use rolegate_tests::sts::{Call, Fault, SECRET_MARK, Sts, TOKEN_MARK};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 const NODE: &str = "arn:aws:iam::123456789012:role/nodes.example.cluster.k8s.local";
 const NODE_KEY: (&str, &str, &str) = ("ASIANODENODENODENODE", "node-secret", "node-token");
@@ -44,6 +54,19 @@ fn settings(url: &str, region: &str, secret: &str) -> SdkConfig {
 
 fn source(sts: &Sts) -> AssumeRoleSource {
     AssumeRoleSource::new(&settings(&sts.url(), "eu-central-1", NODE_KEY.1), true, Clock::system())
+}
+
+fn config(regional_endpoint: bool) -> rolegate::config::Credentials {
+    rolegate::config::Credentials {
+        refresh_age: HOUR / 4,
+        error_ttl: None,
+        calls_in_flight: 32,
+        calls_burst: 50,
+        calls_per_second: 5,
+        prefetch: true,
+        region: None,
+        regional_endpoint,
+    }
 }
 
 fn key(external_id: Option<&str>, duration: Duration) -> SessionKey {
@@ -152,6 +175,7 @@ async fn a_wrong_secret_an_unknown_key_and_expired_credentials_are_the_agents_ow
     };
     let wrong = AssumeRoleSource::new(&settings(&sts.url(), "eu-central-1", "wrong"), true, Clock::system());
     assert_eq!(code(&wrong).await, "SignatureDoesNotMatch");
+    assert_eq!(sts.assume_role_calls(), 2, "tried once more with the right time");
     sts.expire_principal(NODE_KEY.0);
     assert_eq!(code(&source(&sts)).await, "ExpiredToken");
     let other = Sts::on_loopback().unwrap();
@@ -251,6 +275,121 @@ async fn the_caller_is_named_with_its_role() {
     assert_eq!(last(&sts).action, "GetCallerIdentity");
 }
 
+fn broker(sts: &Sts) -> Broker {
+    let source = Arc::new(source(sts));
+    let document = |session: &Session| session.access_key_id.clone().into();
+    Broker::new(source, config(true), Clock::system(), TaskTracker::new(), document, &Registry::new())
+}
+
+async fn ask(broker: &Broker, role: &str, pod: &str) -> Result<Arc<Session>, BrokerError> {
+    let role = RoleArn::parse(&format!("arn:aws:iam::123456789012:role/{role}")).unwrap();
+    let ask = Ask { key: SessionKey { role, ..key(None, HOUR) }, asker: PodUid::new(pod), revision: 0 };
+    broker.get(&ask, Instant::now() + Duration::from_secs(10)).await
+}
+
+#[tokio::test]
+async fn two_hundred_and_fifty_pods_of_25_roles_are_25_calls() {
+    let sts = sts();
+    sts.faults().every(Some(Fault::Delay(Duration::from_millis(150))));
+    let names: Vec<_> = (0..250).map(|n| (format!("role-{}", n % 25), format!("pod-{n}"))).collect();
+    for (role, _) in &names[..25] {
+        sts.put_role(role, &trust(NODE, ""), HOUR).unwrap();
+    }
+    let broker = broker(&sts);
+    let answers = join_all(names.iter().map(|(role, pod)| ask(&broker, role, pod))).await;
+    for ((role, _), answer) in names.iter().zip(answers) {
+        let issued = sts.issued(&answer.unwrap().access_key_id).unwrap();
+        assert!(issued.role.ends_with(&format!("role/{role}")), "{role} got {}", issued.role);
+    }
+    assert_eq!(sts.assume_role_calls(), 25);
+}
+
+#[tokio::test]
+async fn a_trust_policy_put_right_serves_the_pod_made_again_at_its_first_request() {
+    let sts = sts();
+    sts.put_role("MyPodRole", &trust("arn:aws:iam::123456789012:role/nodes.cluster.k8s.local", ""), HOUR)
+        .unwrap();
+    let broker = broker(&sts);
+    for _ in 0..5 {
+        let refused = ask(&broker, "MyPodRole", "first").await;
+        assert!(matches!(refused, Err(BrokerError::Unauthorized { .. })), "{refused:?}");
+    }
+    assert_eq!(sts.assume_role_calls(), 1);
+    sts.put_role("MyPodRole", &trust(NODE, ""), HOUR).unwrap();
+    assert!(ask(&broker, "MyPodRole", "made-again").await.is_ok());
+}
+
+/// A node's IMDS that knows nothing but the instance role's credentials, and counts how often they are read.
+async fn imds(listener: tokio::net::TcpListener, loads: Arc<AtomicUsize>) {
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0_u8; 4_096];
+        let read = stream.read(&mut request).await.unwrap();
+        let line = String::from_utf8_lossy(&request[..read]).lines().next().unwrap_or_default().to_owned();
+        let body = match line.split(' ').nth(1).unwrap_or_default().trim_end_matches('/') {
+            "/latest/api/token" => "token".to_owned(),
+            "/latest/meta-data/iam/security-credentials" => "nodes".to_owned(),
+            path if path.contains("/security-credentials") => {
+                loads.fetch_add(1, Ordering::SeqCst);
+                let (id, secret, token) = NODE_KEY;
+                format!(
+                    r#"{{"Code":"Success","Type":"AWS-HMAC","LastUpdated":"2026-01-01T00:00:00Z","AccessKeyId":"{id}",
+                    "SecretAccessKey":"{secret}","Token":"{token}","Expiration":"2099-01-01T00:00:00Z"}}"#
+                )
+            }
+            other => panic!("the agent asked its IMDS for {other}"),
+        };
+        let length = body.len();
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nX-Aws-Ec2-Metadata-Token-Ttl-Seconds: 21600\r\nContent-Length: {length}\r\n\
+             Connection: close\r\n\r\n"
+        );
+        stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[ignore = "the child of the test of the node's own IMDS"]
+async fn child_that_loads_from_imds() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, loads) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let serving = imds(listener, Arc::clone(&loads));
+    let asking = async {
+        let source =
+            AssumeRoleSource::load(&config(true), Some("eu-central-1"), address, Clock::system()).await;
+        let source = source.unwrap();
+        source.fetch(key(None, HOUR)).await.unwrap();
+        source.fetch(key(None, HOUR)).await.unwrap();
+        assert_eq!(loads.load(Ordering::SeqCst), 1, "kept while STS takes them");
+    };
+    tokio::select! { () = serving => {}, () = asking => {} }
+}
+
+#[test]
+fn the_nodes_own_imds_has_the_agents_credentials() {
+    let sts = sts();
+    let output = run_with("child_that_loads_from_imds", &[("AWS_ENDPOINT_URL_STS", &*sts.url())]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(sts.assume_role_calls(), 2);
+}
+
+#[tokio::test]
+#[ignore = "the child of the test of an agent without credentials"]
+async fn child_without_credentials() {
+    let nobody = ([127, 0, 0, 1], 9).into();
+    let source = AssumeRoleSource::load(&config(true), Some("eu-central-1"), nobody, Clock::system()).await;
+    let error = source.unwrap().fetch(key(None, HOUR)).await.unwrap_err();
+    assert_eq!(error, SourceError::OwnCredentials { code: "CredentialsNotLoaded".into() });
+}
+
+#[test]
+fn an_agent_without_credentials_says_so_and_asks_sts_nothing() {
+    let sts = sts();
+    let output = run_with("child_without_credentials", &[("AWS_ENDPOINT_URL_STS", &*sts.url())]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(sts.calls().is_empty());
+}
+
 /// Runs the ignored test `name` of this file as a process with `environment` and nothing else of AWS's.
 fn run_with(name: &str, environment: &[(&str, &str)]) -> std::process::Output {
     let mut child = Command::new(std::env::current_exe().unwrap());
@@ -297,16 +436,7 @@ fn a_profile_file_names_endpoint_and_credentials() {
 async fn child_that_loads_settings() {
     let imds = ([127, 0, 0, 1], 9).into();
     for regional_endpoint in [true, false] {
-        let config = rolegate::config::Credentials {
-            refresh_age: HOUR / 4,
-            error_ttl: None,
-            calls_in_flight: 32,
-            calls_burst: 50,
-            calls_per_second: 5,
-            prefetch: true,
-            region: None,
-            regional_endpoint,
-        };
+        let config = config(regional_endpoint);
         let source =
             AssumeRoleSource::load(&config, Some("eu-central-1"), imds, Clock::system()).await.unwrap();
         source.fetch(key(None, HOUR)).await.unwrap();

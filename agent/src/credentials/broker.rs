@@ -23,6 +23,8 @@ mod cell;
 mod flight;
 mod meter;
 mod pace;
+mod refusal;
+mod seat;
 #[cfg(test)]
 mod tests;
 
@@ -39,9 +41,10 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::cell::{Asker, Cell, Due, Found, Held};
+use self::cell::{Cell, Due, Found, Held};
 use self::meter::Meter;
 use self::pace::{Cause, Pace};
+use self::refusal::Asker;
 use super::source::{CredentialSource, Session, SessionKey};
 use crate::config;
 use crate::metrics::Registry;

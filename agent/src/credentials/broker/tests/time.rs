@@ -223,3 +223,19 @@ async fn shutdown_ends_every_task_of_the_broker() {
     assert!(start.elapsed() <= Duration::from_secs(6), "{:?}", start.elapsed());
     assert_eq!(waiter.await.unwrap().unwrap_err(), BrokerError::Timeout);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_hangs_does_not_hold_up_shutdown() {
+    let bench = Bench::new();
+    bench.want(&[(&key("MyPodRole"), &["a"])]);
+    sleep(MINUTE * 14).await;
+    bench.sts.always(Reply::Hang);
+    while bench.metric("sts_calls_in_flight", &[]) < 1.0 {
+        sleep(Duration::from_millis(100)).await;
+    }
+    bench.shutdown.cancel();
+    bench.tasks.close();
+    let start = Instant::now();
+    bench.tasks.wait().await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
