@@ -70,13 +70,13 @@ fi
 [ "${1:-}" = demo ] && exit 0
 
 node=$tools/node
-if ! fresh node "$node/package-lock.json" && have npm; then
+if ! fresh node "$node/package-lock.json" "$node/client.mjs" && have npm; then
   say "@aws-sdk/client-sts into $cache/node"
   rm -rf "$cache/node"
   mkdir -p "$cache/node"
-  cp "$node/package.json" "$node/package-lock.json" "$node/.npmrc" "$cache/node/"
+  cp "$node/package.json" "$node/package-lock.json" "$node/.npmrc" "$node/client.mjs" "$cache/node/"
   (cd "$cache/node" && npm ci --silent --ignore-scripts)
-  made node "$node/package-lock.json"
+  made node "$node/package-lock.json" "$node/client.mjs"
 fi
 
 go=$tools/go
