@@ -11,6 +11,8 @@ export ROLEGATE_CACHE
 CARGO_DENY_VERSION := 0.20.2
 CARGO_FUZZ_VERSION := 0.13.2
 FUZZ_SECONDS ?= 60
+# Suites that run a second time, against a real API server, where one could be built.
+REAL_API_SUITES ?= world
 
 .PHONY: help
 help: ## this list
@@ -24,8 +26,13 @@ demo: rust ## two pods, a real agent, and what each of them gets
 
 .PHONY: test
 test: setup kube-binaries ## every test; what this machine lacks is skipped by name
-	@mkdir -p target
-	@status=0; cargo test --workspace --no-fail-fast 2>&1 | tee target/test.log || status=$$?; \
+	@mkdir -p target; status=0; \
+	cargo test --workspace --no-fail-fast 2>&1 | tee target/test.log || status=$$?; \
+	if [ -x $(ROLEGATE_CACHE)/kube/kube-apiserver ]; then \
+	  echo "--- again, against a real API server: $(REAL_API_SUITES)"; \
+	  ROLEGATE_TEST_API=real cargo test --workspace --no-fail-fast \
+	    $(addprefix --test ,$(REAL_API_SUITES)) 2>&1 | tee -a target/test.log || status=$$?; \
+	fi; \
 	awk -f tests/tools/summary.awk target/test.log || status=1; \
 	exit $$status
 

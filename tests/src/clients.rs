@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use anyhow::{Context, Result, anyhow};
 use serde::Deserialize;
 
-use crate::netns::NetNs;
+use crate::netns::{self, NetNs};
 
 /// The region that everything here plays in.
 pub const REGION: &str = "eu-central-1";
@@ -64,8 +64,11 @@ impl Client {
     #[must_use]
     pub fn missing(self) -> Option<String> {
         let (program, args) = self.program().ok()?;
+        if self == Self::JavaScript && !netns::on_path("node") {
+            return Some("`node` is not installed (tests/tools/setup.sh)".into());
+        }
         let file = args.first().filter(|_| self == Self::JavaScript).map_or(program, PathBuf::from);
-        (!file.exists()).then(|| format!("{self:?}: {} is not there (tests/tools/setup.sh)", file.display()))
+        (!file.exists()).then(|| format!("{} is not there (tests/tools/setup.sh)", file.display()))
     }
 
     /// First load, in a process of its own.
@@ -102,14 +105,8 @@ impl Client {
             Self::Botocore => {
                 (cache.join("venv/bin/python"), vec![tools.join("python/client.py").display().to_string()])
             }
-            Self::JavaScript => {
-                // Beside node_modules, where its imports are looked up.
-                let script = cache.join("node/client.mjs");
-                if script.parent().is_some_and(Path::exists) {
-                    std::fs::copy(tools.join("node/client.mjs"), &script)?;
-                }
-                ("node".into(), vec![script.display().to_string()])
-            }
+            // Beside node_modules, where its imports are looked up.
+            Self::JavaScript => ("node".into(), vec![cache.join("node/client.mjs").display().to_string()]),
             Self::Go => (cache.join("go/aws-client"), Vec::new()),
             Self::Rust => (beside_this_program("aws-client")?, Vec::new()),
         })
@@ -180,6 +177,7 @@ fn clean(mut command: Command, home: &Path, env: &[(&str, &str)]) -> Command {
         .env("AWS_REGION", REGION)
         // The CLI reads this one only.
         .env("AWS_DEFAULT_REGION", REGION)
+        .env("NODE_NO_WARNINGS", "1")
         .envs(env.iter().copied());
     command
 }

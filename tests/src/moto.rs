@@ -5,7 +5,6 @@
 //! double grants is issued by moto: [`Moto::assume_role`], as an administrator, of a role that here trusts
 //! everybody. Checking is on from its start to its end.
 
-use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +17,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::clients::{REGION, cache};
 use crate::http::{Client, Response};
 use crate::netns::NetNs;
+use crate::service::Service;
 use crate::topology::WORLD_V4;
 
 /// Where pods reach it: `http://10.0.0.1:5000`.
@@ -32,9 +32,9 @@ const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.')
 /// A running moto. Dropping it ends it.
 #[derive(Debug)]
 pub struct Moto {
-    child: Child,
     world: Arc<NetNs>,
     admin: Credentials,
+    _service: Service,
 }
 
 /// A session that moto issued.
@@ -63,18 +63,15 @@ impl Moto {
     /// # Errors
     /// When it cannot be started or does not answer.
     pub fn start(world: &Arc<NetNs>) -> Result<Self> {
-        let child = world
-            .command(cache().join("venv/bin/moto_server"))
+        let mut command = world.command(cache().join("venv/bin/moto_server"));
+        command
             .args(["-H", "0.0.0.0", "-p", &PORT.to_string()])
-            .env("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("start moto_server")?;
+            .env("MOTO_IAM_LOAD_MANAGED_POLICIES", "true");
+        let mut service = Service::start("moto_server", &mut command, None)?;
+        let client = Client::new(world, (WORLD_V4, PORT).into());
+        service.wait_until(PATIENCE, || client.get("/moto-api/").is_ok())?;
         let nobody = Credentials::new("AKIAIOSFODNN7EXAMPLE", "unchecked", None, None, "moto");
-        let mut moto = Self { child, world: Arc::clone(world), admin: nobody };
-        moto.wait_until_it_answers()?;
+        let mut moto = Self { world: Arc::clone(world), admin: nobody, _service: service };
 
         moto.iam("CreateUser", &[("UserName", "admin")])?;
         let everything =
@@ -208,26 +205,6 @@ impl Moto {
 
     fn client(&self) -> Client<'_> {
         Client::new(&self.world, (WORLD_V4, PORT).into())
-    }
-
-    fn wait_until_it_answers(&mut self) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        // It announces nothing that can be waited for: asked every 50 ms.
-        while self.client().get("/moto-api/").is_err() {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("moto_server ended at its start: {status}");
-            }
-            ensure!(tokio::time::Instant::now() < deadline, "moto_server does not answer");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

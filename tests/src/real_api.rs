@@ -1,10 +1,10 @@
 //! A real Kubernetes API server over a real etcd, with the surface of the double: pods are made with their
 //! node and status, as a test says, since no kubelet runs.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::clients::cache;
 use crate::http::{Connection, Response};
 use crate::kube_api::Pod;
 use crate::netns::{self, NetNs};
+use crate::service::Service;
 
 /// Longest that etcd and the API server may take to be ready; 5 s on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -38,8 +39,8 @@ const BINDING: &str = r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"Cl
 #[derive(Debug)]
 pub struct RealApi {
     // Ended in this order.
-    apiserver: Child,
-    etcd: Child,
+    apiserver: Service,
+    _etcd: Service,
     ns: Arc<NetNs>,
     address: SocketAddr,
     ca_pem: String,
@@ -69,16 +70,10 @@ impl RealApi {
     pub fn start(ns: &Arc<NetNs>, address: SocketAddr) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let etcd = start_etcd(ns, dir.path())?;
-        let apiserver = match start_apiserver(ns, dir.path(), address) {
-            Ok(child) => child,
-            Err(error) => {
-                end(etcd);
-                return Err(error);
-            }
-        };
+        let apiserver = start_apiserver(ns, dir.path(), address)?;
         let mut api = Self {
             apiserver,
-            etcd,
+            _etcd: etcd,
             ns: Arc::clone(ns),
             address,
             ca_pem: String::new(),
@@ -203,60 +198,57 @@ impl RealApi {
     }
 
     fn request(&self, method: &str, path: &str, mime: &str, body: &str) -> Result<Response> {
-        let stream = self.ns.connect(self.address, TIMEOUT)?;
-        let name = ServerName::from(self.address.ip());
-        let session = ClientConnection::new(Arc::clone(&self.tls), name)?;
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {ADMIN}\r\n\
-             Content-Type: {mime}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            self.address,
-            body.len()
-        );
-        let mut connection = Connection::new(StreamOwned::new(session, stream));
-        Ok(connection.exchange(request.as_bytes())?)
+        request(&self.ns, self.address, &self.tls, method, path, mime, body)
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        loop {
+        let certificate = self.dir.path().join("apiserver.crt");
+        let (ns, address, mut found) = (Arc::clone(&self.ns), self.address, None);
+        let waited = self.apiserver.wait_until(PATIENCE, || {
             // Its certificate is made at its start.
-            if let Ok(pem) = std::fs::read_to_string(self.dir.path().join("apiserver.crt"))
-                && let Ok(tls) = tls_config(&pem)
-            {
-                self.tls = Arc::new(tls);
-                self.ca_pem = pem;
-                // The namespace is made by the API server itself, after it is ready.
-                let made = self.request("GET", "/api/v1/namespaces/default", "application/json", "");
-                let ready = self.request("GET", "/readyz", "application/json", "");
-                if [made, ready].into_iter().all(|answer| answer.is_ok_and(|answer| answer.status == 200)) {
-                    return Ok(());
-                }
-            }
-            if let Some(status) = self.apiserver.try_wait()? {
-                bail!("kube-apiserver ended: {status}\n{}", end_of(&self.dir.path().join("apiserver.log")));
-            }
-            if tokio::time::Instant::now() > deadline {
-                bail!("kube-apiserver is not ready\n{}", end_of(&self.dir.path().join("apiserver.log")));
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
+            let Ok(pem) = std::fs::read_to_string(&certificate) else { return false };
+            let Ok(tls) = tls_config(&pem) else { return false };
+            let tls = Arc::new(tls);
+            // It makes the namespace itself, some time after it is ready.
+            let ready = ["/readyz", "/api/v1/namespaces/default"].into_iter().all(|path| {
+                request(&ns, address, &tls, "GET", path, "application/json", "")
+                    .is_ok_and(|answer| answer.status == 200)
+            });
+            found = Some((pem, tls));
+            ready
+        });
+        waited.with_context(|| end_of(&self.dir.path().join("apiserver.log")))?;
+        (self.ca_pem, self.tls) = found.context("a certificate was read")?;
+        Ok(())
     }
 }
 
-impl Drop for RealApi {
-    fn drop(&mut self) {
-        for child in [&mut self.apiserver, &mut self.etcd] {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
+/// One request of the administrator.
+fn request(
+    ns: &NetNs,
+    address: SocketAddr,
+    tls: &Arc<ClientConfig>,
+    method: &str,
+    path: &str,
+    mime: &str,
+    body: &str,
+) -> Result<Response> {
+    let stream = ns.connect(address, TIMEOUT)?;
+    let session = ClientConnection::new(Arc::clone(tls), ServerName::from(address.ip()))?;
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {ADMIN}\r\n\
+         Content-Type: {mime}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let mut connection = Connection::new(StreamOwned::new(session, stream));
+    Ok(connection.exchange(request.as_bytes())?)
 }
 
 fn apiserver() -> PathBuf {
     cache().join("kube/kube-apiserver")
 }
 
-fn start_etcd(ns: &NetNs, dir: &Path) -> Result<Child> {
+fn start_etcd(ns: &NetNs, dir: &Path) -> Result<Service> {
     let mut command = ns.command("etcd");
     command.arg("--data-dir").arg(dir.join("etcd")).args([
         "--unsafe-no-fsync",
@@ -265,11 +257,11 @@ fn start_etcd(ns: &NetNs, dir: &Path) -> Result<Child> {
         "--advertise-client-urls=http://127.0.0.1:2379",
         "--listen-peer-urls=http://127.0.0.1:2380",
     ]);
-    logged(&mut command, &dir.join("etcd.log")).context("start etcd")
+    Service::start("etcd", &mut command, Some(File::create(dir.join("etcd.log"))?))
 }
 
-fn start_apiserver(ns: &NetNs, dir: &Path, address: SocketAddr) -> Result<Child> {
-    let mut tokens = std::fs::File::create(dir.join("tokens.csv"))?;
+fn start_apiserver(ns: &NetNs, dir: &Path, address: SocketAddr) -> Result<Service> {
+    let mut tokens = File::create(dir.join("tokens.csv"))?;
     writeln!(tokens, "{ADMIN},admin,1,system:masters\n{AGENT},rolegate,2")?;
     // For signing service-account tokens, which nobody here asks for.
     let (private, public) = (dir.join("sa.key"), dir.join("sa.pub"));
@@ -295,17 +287,7 @@ fn start_apiserver(ns: &NetNs, dir: &Path, address: SocketAddr) -> Result<Child>
             "--endpoint-reconciler-type=none",
             "--max-mutating-requests-inflight=1000",
         ]);
-    logged(&mut command, &dir.join("apiserver.log")).context("start kube-apiserver")
-}
-
-fn logged(command: &mut Command, log: &Path) -> Result<Child> {
-    let file = std::fs::File::create(log)?;
-    Ok(command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?)
-}
-
-fn end(mut child: Child) {
-    let _ = child.kill();
-    let _ = child.wait();
+    Service::start("kube-apiserver", &mut command, Some(File::create(dir.join("apiserver.log"))?))
 }
 
 fn end_of(log: &Path) -> String {

@@ -70,20 +70,26 @@ fi
 [ "${1:-}" = demo ] && exit 0
 
 node=$tools/node
-if ! fresh node "$node/package-lock.json" && have npm; then
+if ! fresh node "$node/package-lock.json" "$node/client.mjs" && have npm; then
   say "@aws-sdk/client-sts into $cache/node"
   rm -rf "$cache/node"
   mkdir -p "$cache/node"
-  cp "$node/package.json" "$node/package-lock.json" "$node/.npmrc" "$cache/node/"
+  cp "$node/package.json" "$node/package-lock.json" "$node/.npmrc" "$node/client.mjs" "$cache/node/"
   (cd "$cache/node" && npm ci --silent --ignore-scripts)
-  made node "$node/package-lock.json"
+  made node "$node/package-lock.json" "$node/client.mjs"
 fi
 
-go=$tools/go
-if ! fresh go "$go/go.sum" "$go/main.go" && have go; then
-  say "the Go SDK's client into $cache/go (about a minute)"
+# go_program NAME DIRECTORY PACKAGE
+go_program() {
+  have go || return 0
+  fresh "$1" "$2"/go.sum "$2"/*.go && return 0
+  say "$1 into $cache/go (up to a minute)"
   mkdir -p "$cache/go"
-  (cd "$go" && GOTOOLCHAIN=local GOFLAGS=-mod=readonly CGO_ENABLED=0 go build -trimpath -o "$cache/go/aws-client" .) \
-    && made go "$go/go.sum" "$go/main.go" \
-    || say "go cannot build it: its tests are skipped by name"
-fi
+  if (cd "$2" && GOTOOLCHAIN=local GOFLAGS=-mod=readonly CGO_ENABLED=0 go build -trimpath -o "$cache/go/$1" "$3"); then
+    made "$1" "$2"/go.sum "$2"/*.go
+  else
+    say "go cannot build $1: its tests are skipped by name"
+  fi
+}
+go_program aws-client "$tools/go" .
+go_program ec2-metadata-mock "$tools/ec2-metadata-mock" github.com/aws/amazon-ec2-metadata-mock/cmd
