@@ -115,10 +115,10 @@ impl Learner {
         for problem in &node.problems {
             info!(%problem, "the metadata service");
         }
-        known.account = node.account().map(str::to_owned).or(known.account.take());
-        known.base = node.base.or(known.base.take());
-        known.listed = node.listed_role.or(known.listed.take());
-        known.region = node.region.or(known.region.take());
+        keep(&mut known.account, node.account().map(str::to_owned));
+        keep(&mut known.base, node.base);
+        keep(&mut known.listed, node.listed_role);
+        keep(&mut known.region, node.region);
         if known.sts.is_none() {
             known.sts = self.sts(known.region.as_deref()).await;
         }
@@ -204,6 +204,13 @@ impl Known {
             Some(arn) => role.with_arn(arn),
             None => role,
         })
+    }
+}
+
+/// What was learned once is not unlearned when a later round does not answer.
+fn keep<T>(known: &mut Option<T>, learned: Option<T>) {
+    if learned.is_some() {
+        *known = learned;
     }
 }
 
