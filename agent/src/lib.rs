@@ -13,6 +13,7 @@ pub mod identity;
 pub mod imds;
 pub mod metrics;
 pub mod policy;
+pub mod prefetch;
 pub mod ready;
 pub mod supervisor;
 pub mod types;

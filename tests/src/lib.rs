@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The harness of the suites: doubles of the services that the agent talks to.
+
+pub mod sts;

@@ -1,15 +1,15 @@
 //! One key: the session held, the refusal remembered, the fetch under way, and who wants it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::pace::{Cause, Ticket};
+use super::refusal::{Asker, Refusal};
+use super::seat::{Flight, Seat};
 use super::{BrokerError, Outcome};
 use crate::credentials::source::{Session, SessionKey};
 use crate::types::PodUid;
@@ -18,12 +18,6 @@ use crate::types::PodUid;
 const FLOOR: Duration = Duration::from_secs(60);
 /// Sessions shorter than ten minutes are kept until a tenth of their life is left.
 const FLOOR_SHARE: u32 = 10;
-/// How long a refusal is remembered at first.
-const REFUSAL_FIRST: Duration = Duration::from_secs(15);
-/// How long at most; it doubles each time.
-const REFUSAL_MAX: Duration = Duration::from_secs(120);
-/// How many askers a refusal remembers: more than a node has pods (the kubelet's default is 110).
-const ASKERS_MAX: usize = 512;
 /// First pause before a retry that somebody waits for; doubles up to [`WAITED_PAUSE_MAX`].
 const WAITED_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause before a retry that somebody waits for.
@@ -32,9 +26,6 @@ const WAITED_PAUSE_MAX: Duration = Duration::from_secs(1);
 const UNWAITED_PAUSE: Duration = Duration::from_secs(5);
 /// Longest pause before a retry that nobody waits for.
 const UNWAITED_PAUSE_MAX: Duration = Duration::from_secs(30);
-
-/// Who asks: a pod as it is annotated now.
-pub(super) type Asker = (PodUid, u64);
 
 /// Everything known about one key.
 #[derive(Debug)]
@@ -69,31 +60,6 @@ pub(super) struct Held {
     end: Instant,
     received: Instant,
     refresh_at: Instant,
-}
-
-#[derive(Debug, Default)]
-struct Refusal {
-    said: Option<(BrokerError, Instant)>,
-    /// For how long the next one is remembered.
-    next: Option<Duration>,
-    /// Who was told already, oldest first.
-    told: VecDeque<Asker>,
-}
-
-/// A fetch under way. It belongs to the broker; requests only watch it.
-#[derive(Debug)]
-pub(super) struct Flight {
-    pub(super) ticket: Arc<Ticket>,
-    outcome: watch::Sender<Option<Outcome>>,
-    waiters: AtomicUsize,
-    askers: Mutex<VecDeque<Asker>>,
-}
-
-/// A request that waits for a flight.
-#[derive(Debug)]
-pub(super) struct Seat {
-    flight: Arc<Flight>,
-    outcome: watch::Receiver<Option<Outcome>>,
 }
 
 /// What a request finds.
@@ -144,6 +110,13 @@ impl Cell {
         self.state.lock().held.as_ref().filter(|held| held.usable(wall)).cloned()
     }
 
+    /// The same, for somebody who asks.
+    pub(super) fn hand_out(&self, wall: SystemTime) -> Option<Held> {
+        let mut state = self.state.lock();
+        state.asked = Instant::now();
+        state.held.as_ref().filter(|held| held.usable(wall)).cloned()
+    }
+
     /// Looks, and joins or begins a fetch, in one step.
     pub(super) fn ask(&self, asker: &Asker, wall: SystemTime, ticket: impl FnOnce() -> Arc<Ticket>) -> Found {
         let now = Instant::now();
@@ -192,8 +165,7 @@ impl Cell {
     /// STS said no: remembered, and said to those who wait; a session held is kept.
     pub(super) fn refused(&self, flight: &Flight, error: BrokerError, fixed: Option<Duration>) {
         let mut state = self.state.lock();
-        let askers = std::mem::take(&mut *flight.askers.lock());
-        state.refusal.remember(error.clone(), askers, fixed);
+        state.refusal.remember(error.clone(), flight.take_askers(), fixed);
         state.answered();
         state.land(flight, Err(error));
     }
@@ -233,7 +205,7 @@ impl Cell {
         if all_gone && state.held.is_some() {
             return false;
         }
-        state.refusal.told.retain(|(pod, _)| pods.contains(pod));
+        state.refusal.retain(pods);
         state.desired = Some(pods.clone());
         true
     }
@@ -277,7 +249,7 @@ impl State {
         if self.flight.as_ref().is_some_and(|mine| std::ptr::eq(mine.as_ref(), flight)) {
             self.flight = None;
         }
-        flight.outcome.send_replace(Some(outcome));
+        flight.land(outcome);
     }
 
     /// Doubling pauses, but at least four tries in what is left of a session.
@@ -296,8 +268,8 @@ fn doubled(first: Duration, failures: u32, most: Duration) -> Duration {
 // === impl Held ===
 
 impl Held {
-    /// `None`: by this node's clock it has ended already. `refresh_after` is cut to half the life and made
-    /// earlier by `jitter`.
+    /// `None`: by this node's clock it has ended already. It comes of age at `refresh_age`, or half its life if
+    /// that is less, made earlier by `jitter`.
     pub(super) fn new(
         session: Arc<Session>,
         asked: Duration,
@@ -329,97 +301,5 @@ impl Held {
     /// Past the time of refresh by more than a call and its retry take.
     pub(super) fn stale(&self) -> bool {
         self.refresh_at.elapsed() > super::CALL_TIMEOUT * 2
-    }
-}
-
-// === impl Refusal ===
-
-impl Refusal {
-    /// What is remembered for this asker. One that was not told yet clears it: an operator has mended
-    /// something, and made the pod again or edited it.
-    fn remembered(&mut self, asker: &Asker, now: Instant) -> Option<BrokerError> {
-        let (error, until) = self.said.as_ref()?;
-        if *until <= now {
-            return None;
-        }
-        if self.told.contains(asker) {
-            return Some(error.clone());
-        }
-        self.said = None;
-        self.next = None;
-        None
-    }
-
-    fn remember(&mut self, error: BrokerError, askers: VecDeque<Asker>, fixed: Option<Duration>) {
-        let pause = fixed.or(self.next).unwrap_or(REFUSAL_FIRST);
-        self.next = Some((pause * 2).min(REFUSAL_MAX));
-        self.said = Some((error, Instant::now() + pause));
-        for asker in askers {
-            self.told.retain(|(pod, _)| *pod != asker.0);
-            self.told.push_back(asker);
-        }
-        while self.told.len() > ASKERS_MAX {
-            self.told.pop_front();
-        }
-    }
-
-    fn until(&self) -> Instant {
-        self.said.as_ref().map_or_else(Instant::now, |(_, until)| *until)
-    }
-}
-
-// === impl Flight ===
-
-impl Flight {
-    fn new(ticket: Arc<Ticket>) -> Arc<Self> {
-        Arc::new(Self {
-            ticket,
-            outcome: watch::Sender::new(None),
-            waiters: AtomicUsize::new(0),
-            askers: Mutex::new(VecDeque::new()),
-        })
-    }
-
-    /// True if somebody waits for it.
-    pub(super) fn waited(&self) -> bool {
-        self.waiters.load(Ordering::Acquire) > 0
-    }
-
-    /// True once its outcome is known.
-    pub(super) fn landed(&self) -> bool {
-        self.outcome.borrow().is_some()
-    }
-
-    /// Takes a seat; under the cell's lock, so that no flight lands between the look and the seat.
-    fn seat(self: &Arc<Self>, asker: &Asker) -> Seat {
-        self.waiters.fetch_add(1, Ordering::AcqRel);
-        let mut askers = self.askers.lock();
-        if askers.len() < ASKERS_MAX && !askers.contains(asker) {
-            askers.push_back(asker.clone());
-        }
-        Seat { flight: Arc::clone(self), outcome: self.outcome.subscribe() }
-    }
-}
-
-// === impl Seat ===
-
-impl Seat {
-    pub(super) fn flight(&self) -> &Flight {
-        &self.flight
-    }
-
-    /// The flight's outcome.
-    pub(super) async fn outcome(&mut self) -> Outcome {
-        match self.outcome.wait_for(Option::is_some).await.map(|landed| landed.clone()) {
-            Ok(Some(outcome)) => outcome,
-            // The flight lives as long as the seat, and with it the sender.
-            Ok(None) | Err(_) => Err(BrokerError::Unavailable { reason: "the fetch was given up".into() }),
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.flight.waiters.fetch_sub(1, Ordering::AcqRel);
     }
 }

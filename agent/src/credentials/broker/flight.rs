@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use tracing::{Instrument, info_span, warn};
+use tracing::{Instrument, debug, info_span, warn};
 
-use super::cell::{Cell, Flight, Held};
+use super::cell::{Cell, Held};
 use super::pace::{Cause, Permit};
+use super::seat::Flight;
 use super::{BrokerError, CALL_TIMEOUT, Shared};
 use crate::credentials::source::{Session, SessionKey, SourceError};
 
@@ -51,13 +52,21 @@ impl Shared {
                 permit = self.turn(cell, flight) => permit,
                 () = self.closing.cancelled() => return,
             };
-            let started = Instant::now();
             let cause = flight.ticket.cause();
-            self.meter.in_flight.inc();
-            let fetched = self.call(&cell.key, patience(cell, flight)).await;
-            self.meter.in_flight.dec();
-            self.meter.call_seconds.observe(started.elapsed().as_secs_f64());
+            let fetched = tokio::select! {
+                biased;
+                fetched = self.call(&cell.key, cause, patience(cell, flight)) => fetched,
+                () = self.unwanted(flight) => return,
+            };
             self.settle(cell, flight, &permit, cause, fetched);
+        }
+    }
+
+    /// Resolves at shutdown if nobody waits.
+    async fn unwanted(&self, flight: &Flight) {
+        self.closing.cancelled().await;
+        if flight.waited() {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -70,12 +79,12 @@ impl Shared {
     }
 
     /// One call, or two: a duration that the role does not allow becomes an hour at once.
-    async fn call(&self, key: &SessionKey, patience: Duration) -> Result<Session, SourceError> {
+    async fn call(&self, key: &SessionKey, cause: Cause, patience: Duration) -> Result<Session, SourceError> {
         let mut key = key.clone();
         if self.short_roles.contains_key(&key.role) {
             key.duration = key.duration.min(SURE_DURATION);
         }
-        let first = self.call_once(key.clone(), patience).await;
+        let first = self.call_once(key.clone(), cause, patience).await;
         match first {
             Err(SourceError::Rejected { code, message })
                 if key.duration > SURE_DURATION && is_about_duration(&code, &message) =>
@@ -83,23 +92,32 @@ impl Shared {
                 warn!(asked = key.duration.as_secs(), %message, "sessions of this role last an hour at most");
                 self.short_roles.insert(key.role.clone(), ());
                 key.duration = SURE_DURATION;
-                self.call_once(key, patience).await
+                self.call_once(key, cause, patience).await
             }
             other => other,
         }
     }
 
-    async fn call_once(&self, key: SessionKey, patience: Duration) -> Result<Session, SourceError> {
+    async fn call_once(
+        &self,
+        key: SessionKey,
+        cause: Cause,
+        patience: Duration,
+    ) -> Result<Session, SourceError> {
+        let started = Instant::now();
+        let _in_flight = self.meter.call_begins();
         let fetch = || timeout(patience, self.source.fetch(key.clone()));
         let fetched = tokio::select! {
             biased;
             fetched = fetch() => fetched,
             // A connection that hung while STS was away may hang on: a new one is answered.
-            () = self.pace.came_back(Instant::now()) => fetch().await,
+            () = self.pace.came_back(started) => fetch().await,
         };
-        fetched.unwrap_or_else(|_| {
+        let fetched = fetched.unwrap_or_else(|_| {
             Err(SourceError::Unavailable { reason: format!("no answer within {patience:?}") })
-        })
+        });
+        self.meter.call_ended(cause, started.elapsed(), fetched.as_ref().err());
+        fetched
     }
 
     fn settle(
@@ -110,10 +128,9 @@ impl Shared {
         cause: Cause,
         fetched: Result<Session, SourceError>,
     ) {
-        let held = fetched.and_then(|session| self.hold(cell, session));
-        self.meter.call_ended(cause, held.as_ref().err());
-        let error = match held {
+        let error = match fetched.and_then(|session| self.hold(cell, session)) {
             Ok(held) => {
+                debug!(cause = cause.label(), "new session");
                 self.pace.answered();
                 return cell.succeeded(flight, held);
             }

@@ -23,15 +23,16 @@ pub(super) struct Meter {
     pub(super) refused_remembered: IntCounter,
     /// Left before the call ended.
     pub(super) timeout: IntCounter,
-    /// Calls under way.
-    pub(super) in_flight: IntGauge,
-    /// Time of a call.
-    pub(super) call_seconds: Histogram,
+    in_flight: IntGauge,
+    call_seconds: Histogram,
     calls: IntCounterVec,
     sessions: IntGauge,
     earliest_expiry: Gauge,
     oldest_age: Gauge,
 }
+
+/// A call under way, until dropped.
+pub(super) struct InFlight<'a>(&'a IntGauge);
 
 /// What the gauges show.
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,7 +93,13 @@ impl Meter {
         }
     }
 
-    pub(super) fn call_ended(&self, cause: Cause, error: Option<&SourceError>) {
+    pub(super) fn call_begins(&self) -> InFlight<'_> {
+        self.in_flight.inc();
+        InFlight(&self.in_flight)
+    }
+
+    pub(super) fn call_ended(&self, cause: Cause, took: Duration, error: Option<&SourceError>) {
+        self.call_seconds.observe(took.as_secs_f64());
         let result = match error {
             None => "success",
             Some(SourceError::Unauthorized { .. }) => "unauthorized",
@@ -110,5 +117,11 @@ impl Meter {
             held.earliest_expiry.and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
         self.earliest_expiry.set(since_epoch.unwrap_or_default().as_secs_f64());
         self.oldest_age.set(held.oldest_age.as_secs_f64());
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }

@@ -111,6 +111,18 @@ async fn nobody_wants_it_nobody_refreshes_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_key_that_is_asked_for_is_refreshed_though_no_desired_set_has_it() {
+    let bench = Bench::new();
+    for _ in 0..60 {
+        let asked = Instant::now();
+        bench.get(&ask("MyPodRole", "a")).await.unwrap();
+        assert!(asked.elapsed() == Duration::ZERO || bench.sts.calls() == 1);
+        sleep(MINUTE).await;
+    }
+    assert_eq!(bench.sts.calls(), 5);
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_prefetch_a_key_is_fetched_when_asked_for_and_then_refreshed() {
     let bench = Bench::with(config::Credentials { prefetch: false, ..config() });
     bench.want(&[(&key("MyPodRole"), &["a"])]);
@@ -222,4 +234,20 @@ async fn shutdown_ends_every_task_of_the_broker() {
     bench.tasks.wait().await;
     assert!(start.elapsed() <= Duration::from_secs(6), "{:?}", start.elapsed());
     assert_eq!(waiter.await.unwrap().unwrap_err(), BrokerError::Timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_hangs_does_not_hold_up_shutdown() {
+    let bench = Bench::new();
+    bench.want(&[(&key("MyPodRole"), &["a"])]);
+    sleep(MINUTE * 14).await;
+    bench.sts.always(Reply::Hang);
+    while bench.metric("sts_calls_in_flight", &[]) < 1.0 {
+        sleep(Duration::from_millis(100)).await;
+    }
+    bench.shutdown.cancel();
+    bench.tasks.close();
+    let start = Instant::now();
+    bench.tasks.wait().await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
 }
