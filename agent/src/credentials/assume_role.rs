@@ -32,7 +32,7 @@ use super::source::{CredentialSource, Session, SessionKey, SourceError};
 use crate::config;
 use crate::types::{Clock, Secret};
 
-/// Time to connect to STS (PROTOCOL: tens to hundreds of milliseconds are usual).
+/// Time to connect to STS: enough for one loss of the first packet (TCP sends it again after 1 s).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time of one attempt, of which each call has one: the broker retries.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -13,11 +13,12 @@
 //! when a pod asks that was not told yet, or whose annotations were edited since.
 //!
 //! **Calls during an outage.** While pods ask, each key's first call goes out at once and its retries after
-//! 0.1 s growing to 1 s; from eight failures of differing keys in a row on, the node makes one retry per
-//! second in all, until one is answered: then everybody retries at once. Retries that nobody waits for
-//! (refresh, prefetch) come after 5 s growing to 30 s per key, under the same bound. So an outage costs
-//! every node at most one call per second, besides the first call of a key that was not known, and service
-//! that returns is found within about a second.
+//! 0.1 s growing to 1 s (less up to a quarter); from eight failures of differing keys in a row on, the node
+//! makes one retry per second in all, until one is answered: then everybody retries at once. Retries that
+//! nobody waits for (refresh, prefetch) come after 5 s growing to 30 s per key, under the same bound. So an
+//! outage costs a node one call per second and one for each key, or, where all pods share one key, at most
+//! four calls in three seconds; service that returns is found within about a second, and within five where
+//! the only key's connection hangs.
 
 mod cell;
 mod flight;
@@ -52,7 +53,8 @@ use crate::types::{Clock, PodUid, RoleArn};
 
 /// Most keys known at once: the kubelet allows 110 pods by default, and a pod has one key at a time.
 const KEYS_MAX: u64 = 4_096;
-/// Longest call, connection and the agent's own credentials included; kept from one request's patience.
+/// Longest call, the connection and the agent's own credentials included. STS answers in tens to hundreds of
+/// milliseconds; no request waits that long, so the result is for the next one.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a role is asked for an hour only after STS said that its sessions may not be longer.
 const SHORT_ROLE_MEMORY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -198,7 +200,7 @@ impl Broker {
     /// The session of `key` if it is there and may be handed out: memory only, no waiting, nothing started.
     #[must_use]
     pub fn cached(&self, key: &SessionKey) -> Option<Arc<Session>> {
-        let held = self.shared.cells.get(key)?.usable(self.shared.clock.now())?;
+        let held = self.shared.cells.get(key)?.hand_out(self.shared.clock.now())?;
         Some(self.shared.serve(held))
     }
 

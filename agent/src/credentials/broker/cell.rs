@@ -110,6 +110,13 @@ impl Cell {
         self.state.lock().held.as_ref().filter(|held| held.usable(wall)).cloned()
     }
 
+    /// The same, for somebody who asks.
+    pub(super) fn hand_out(&self, wall: SystemTime) -> Option<Held> {
+        let mut state = self.state.lock();
+        state.asked = Instant::now();
+        state.held.as_ref().filter(|held| held.usable(wall)).cloned()
+    }
+
     /// Looks, and joins or begins a fetch, in one step.
     pub(super) fn ask(&self, asker: &Asker, wall: SystemTime, ticket: impl FnOnce() -> Arc<Ticket>) -> Found {
         let now = Instant::now();
@@ -261,8 +268,8 @@ fn doubled(first: Duration, failures: u32, most: Duration) -> Duration {
 // === impl Held ===
 
 impl Held {
-    /// `None`: by this node's clock it has ended already. `refresh_after` is cut to half the life and made
-    /// earlier by `jitter`.
+    /// `None`: by this node's clock it has ended already. It comes of age at `refresh_age`, or half its life if
+    /// that is less, made earlier by `jitter`.
     pub(super) fn new(
         session: Arc<Session>,
         asked: Duration,

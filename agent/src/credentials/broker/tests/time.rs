@@ -111,6 +111,18 @@ async fn nobody_wants_it_nobody_refreshes_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_key_that_is_asked_for_is_refreshed_though_no_desired_set_has_it() {
+    let bench = Bench::new();
+    for _ in 0..60 {
+        let asked = Instant::now();
+        bench.get(&ask("MyPodRole", "a")).await.unwrap();
+        assert!(asked.elapsed() == Duration::ZERO || bench.sts.calls() == 1);
+        sleep(MINUTE).await;
+    }
+    assert_eq!(bench.sts.calls(), 5);
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_prefetch_a_key_is_fetched_when_asked_for_and_then_refreshed() {
     let bench = Bench::with(config::Credentials { prefetch: false, ..config() });
     bench.want(&[(&key("MyPodRole"), &["a"])]);
