@@ -259,6 +259,11 @@ impl Redirect {
             ip6tables = backend(Family::V6),
             "redirect in force"
         );
+        if let (Some(target), Some(Err(absent))) =
+            (desired.target(Family::V6), self.host.as_ref().map(|host| host.backend(Family::V6)))
+        {
+            warn!(%target, reason = %absent, "IPv6 is not redirected");
+        }
     }
 }
 

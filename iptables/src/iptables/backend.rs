@@ -107,7 +107,11 @@ impl Tools {
             return Ok(Dump::default());
         }
         let list = async |chain| self.list.run(&["-w", "5", "-t", table.name(), "-S", chain], None).await;
-        let mut text = list(table.hook()).await?;
+        let mut text = match list(table.hook()).await {
+            // The kernel has no such table: nothing is in it.
+            Err(CommandError::Failed { .. }) if !wanted => return Ok(Dump::default()),
+            hooked => hooked?,
+        };
         match list(table.chain()).await {
             Ok(own) => text.push_str(&own),
             // It does not exist, or has rules that iptables cannot show: both versions say neither clearly.
