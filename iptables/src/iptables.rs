@@ -129,7 +129,7 @@ impl Iptables {
     /// # Errors
     /// When there is no iptables for IPv4.
     pub async fn detect(search: &OsStr) -> Result<Self, Error> {
-        let v6 = if kernel_has_ipv6() {
+        let v6 = if Family::V6.in_kernel() {
             Host::detect(Family::V6, search).await.map_err(|_| NoIpv6::Programs)
         } else {
             Err(NoIpv6::Kernel)
@@ -297,10 +297,6 @@ async fn clean(tools: &Tools, peers: bool) -> Result<Vec<Table>, CommandError> {
 
 fn no_programs(family: Family, search: &OsStr) -> Error {
     Error::NoPrograms { family, wanted: Tools::wanted(family), search: search.to_string_lossy().into_owned() }
-}
-
-fn kernel_has_ipv6() -> bool {
-    std::path::Path::new("/proc/sys/net/ipv6").exists()
 }
 
 // === impl NoIpv6 ===

@@ -250,6 +250,8 @@ fn the_back_end_is_the_kubelets_else_the_one_with_more_rules_else_nft() {
     assert_eq!(detected(&netns, &both), [Backend::Legacy, Backend::Nft], "more rules, in one family");
     netns.sh("iptables-nft -t mangle -N KUBE-KUBELET-CANARY");
     assert_eq!(detected(&netns, &both), [Backend::Nft; 2], "the kubelet's chain");
+    netns.sh("iptables-legacy -t mangle -N KUBE-KUBELET-CANARY");
+    assert_eq!(detected(&netns, &both), [Backend::Nft; 2], "the kubelet's chain in both");
     netns.sh("iptables-nft -t mangle -X; ip6tables-legacy -t mangle -N KUBE-IPTABLES-HINT");
     assert_eq!(detected(&netns, &both), [Backend::Legacy; 2]);
     assert_eq!(detected(&netns, &Programs::of("nft")), [Backend::Nft; 2], "the only one there is");
