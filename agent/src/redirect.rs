@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rolegate_iptables::conntrack::{self, ConntrackError};
+use rolegate_iptables::conntrack;
 use rolegate_iptables::iptables::{self, Cause, Desired, Iptables, Outcome, TargetError, search_path};
 use rolegate_iptables::links::{LinkError, pod_links};
 use rolegate_iptables::{Family, InterfaceSpec, InterfaceSpecError, Links};
@@ -54,9 +54,6 @@ pub enum RedirectError {
     /// Rules could not be read or written.
     #[error(transparent)]
     Iptables(#[from] iptables::Error),
-    /// Old connections could not be forgotten. The rules stand: they are dropped, not served.
-    #[error(transparent)]
-    Conntrack(#[from] ConntrackError),
 }
 
 /// The capture of this node.
@@ -116,7 +113,8 @@ impl Redirect {
     /// is not ready refuses, it never lets through. The gate stays closed until [`Self::run`] looks.
     ///
     /// # Errors
-    /// When the rules do not stand. That old connections could not be forgotten is logged, counted and tried again.
+    /// When the rules do not stand; [`Self::run`] goes on trying. That old connections could not be forgotten is
+    /// logged, counted and tried again.
     pub async fn install_once(&mut self) -> Result<(), RedirectError> {
         let Some(desired) = self.desired.clone() else {
             info!("no redirect is installed: it is the operator's own");
@@ -259,6 +257,11 @@ impl Redirect {
             ip6tables = backend(Family::V6),
             "redirect in force"
         );
+        if let (Some(target), Some(Err(absent))) =
+            (desired.target(Family::V6), self.host.as_ref().map(|host| host.backend(Family::V6)))
+        {
+            warn!(%target, reason = %absent, "IPv6 is not redirected");
+        }
     }
 }
 

@@ -62,21 +62,16 @@ pub async fn delete_imds_entries(redirected_to: &[SocketAddr]) -> Result<usize, 
         }
         Ok(deleted)
     };
-    match tokio::time::timeout(DEADLINE, deleting).await.map_err(|_| ConntrackError::TimedOut)? {
-        Err(ConntrackError::Io(error)) if is_absent(&error) => Ok(0),
-        done => done,
-    }
+    tokio::time::timeout(DEADLINE, deleting).await.map_err(|_| ConntrackError::TimedOut)?
 }
 
 async fn delete_family(family: Family, redirected_to: &[SocketAddr]) -> Result<usize, ConntrackError> {
-    let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
-    socket.socket_mut().bind_auto()?;
-    socket.socket_mut().connect(&NetlinkAddr::new(0, 0))?;
     let mut stale = Vec::new();
-    exchange(&socket, family, NLM_F_DUMP, ConntrackMessage::Get(Vec::new()), |entry| {
-        stale.extend(is_stale(&entry, redirected_to).then(|| name_of(entry)));
-    })
-    .await?;
+    let each = |entry: Vec<_>| stale.extend(is_stale(&entry, redirected_to).then(|| name_of(entry)));
+    let socket = match dump(family, each).await {
+        Err(ConntrackError::Io(error)) if is_absent(&error) => return Ok(0),
+        dumped => dumped?,
+    };
     let mut deleted = 0;
     for name in stale {
         match exchange(&socket, family, NLM_F_ACK, ConntrackMessage::Delete(name), drop).await {
@@ -87,6 +82,18 @@ async fn delete_family(family: Family, redirected_to: &[SocketAddr]) -> Result<u
         }
     }
     Ok(deleted)
+}
+
+/// Reads a family's whole table; returns the socket, to go on with.
+async fn dump(
+    family: Family,
+    each: impl FnMut(Vec<ConntrackAttribute>),
+) -> Result<TokioSocket, ConntrackError> {
+    let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
+    socket.socket_mut().bind_auto()?;
+    socket.socket_mut().connect(&NetlinkAddr::new(0, 0))?;
+    exchange(&socket, family, NLM_F_DUMP, ConntrackMessage::Get(Vec::new()), each).await?;
+    Ok(socket)
 }
 
 /// Sends one request and reads answers up to the last.

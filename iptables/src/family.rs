@@ -34,6 +34,15 @@ impl Family {
         }
     }
 
+    /// Whether the kernel has it at all.
+    #[must_use]
+    pub fn in_kernel(self) -> bool {
+        match self {
+            Self::V4 => true,
+            Self::V6 => std::path::Path::new("/proc/sys/net/ipv6").exists(),
+        }
+    }
+
     /// The family of `addr` as it is, an IPv4-mapped address being IPv6.
     #[must_use]
     pub fn of(addr: IpAddr) -> Self {

@@ -231,6 +231,21 @@ mod tests {
         assert_eq!(spec(" cali+ ,cali+,! eth0".split(",!").next().expect("first")).to_string(), "cali+");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_taken_is_one_word_of_a_rule_and_reads_back(text in "[ !+,a-z0-9./\"'\\\\\n-]{0,20}|auto|\\PC{0,8}") {
+            if let Ok(spec) = InterfaceSpec::parse(&text) {
+                proptest::prop_assert_eq!(InterfaceSpec::parse(&spec.to_string()), Ok(spec.clone()));
+                if let InterfaceSpec::Only(patterns) | InterfaceSpec::Except(patterns) = spec {
+                    for word in patterns.iter().map(Pattern::as_str) {
+                        proptest::prop_assert!(!word.contains(|char: char| char.is_whitespace() || char.is_control()));
+                        proptest::prop_assert!(!word.starts_with('-') && !word.contains(['"', '\'', '\\', '!', '/']));
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn mistakes_are_named() {
         use InterfaceSpecError as E;

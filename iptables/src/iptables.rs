@@ -17,8 +17,6 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt;
 
-use futures::future::join_all;
-
 pub use backend::Backend;
 pub use command::{CommandError, search_path};
 pub use desired::{Desired, FORWARD_CHAIN, PREROUTING_CHAIN, TargetError};
@@ -111,6 +109,12 @@ struct Host {
     others: Vec<Tools>,
 }
 
+/// What one look at a family found.
+struct Found<'a> {
+    repairs: Vec<Repair<'a>>,
+    unreadable: Option<CommandError>,
+}
+
 /// What is wrong in one back end.
 struct Repair<'a> {
     tools: &'a Tools,
@@ -125,7 +129,7 @@ impl Iptables {
     /// # Errors
     /// When there is no iptables for IPv4.
     pub async fn detect(search: &OsStr) -> Result<Self, Error> {
-        let v6 = if kernel_has_ipv6() {
+        let v6 = if Family::V6.in_kernel() {
             Host::detect(Family::V6, search).await.map_err(|_| NoIpv6::Programs)
         } else {
             Err(NoIpv6::Kernel)
@@ -207,42 +211,39 @@ impl Host {
         causes: &mut BTreeSet<Cause>,
     ) -> Result<(), Error> {
         let mut failed = None;
-        let mut found = self.compare(desired, uplinks).await?;
+        let mut found = self.compare(desired, uplinks).await;
         for _ in 0..ATTEMPTS {
-            if found.is_empty() {
-                return Ok(());
+            if found.repairs.is_empty() {
+                break;
             }
-            let wrong = causes_of(&found);
+            let wrong = found.causes();
             before_write(&wrong);
             causes.extend(wrong);
             // A rule to be deleted may just have gone: the next look tells.
-            failed = self.write(&found).await.err();
-            found = self.compare(desired, uplinks).await?;
+            failed = self.write(&found.repairs).await.err();
+            found = self.compare(desired, uplinks).await;
         }
-        match (found.is_empty(), failed) {
-            (true, _) => Ok(()),
+        let causes: Vec<String> = found.causes().iter().map(ToString::to_string).collect();
+        match (causes.is_empty(), failed) {
+            (true, _) => found.unreadable.map_or(Ok(()), |error| Err(error.into())),
             (false, Some(error)) => Err(error.into()),
-            (false, None) => {
-                let causes: Vec<String> = causes_of(&found).iter().map(ToString::to_string).collect();
-                Err(Error::NotHeld { causes: causes.join(", ") })
-            }
+            (false, None) => Err(Error::NotHeld { causes: causes.join(", ") }),
         }
     }
 
-    /// What is wrong, the back end in use first: ours stands before what others left is taken away.
-    async fn compare(
-        &self,
-        desired: &Desired,
-        uplinks: &BTreeSet<String>,
-    ) -> Result<Vec<Repair<'_>>, CommandError> {
+    /// What is wrong, the back end in use first: ours stands before what others left is taken away. A table that
+    /// cannot be read keeps no other from being mended.
+    async fn compare(&self, desired: &Desired, uplinks: &BTreeSet<String>) -> Found<'_> {
         let active = &self.active;
-        let tables = desired.render(active.family, uplinks);
-        let dumps = join_all(tables.iter().map(|want| active.look(want.table, want.rules.is_some()))).await;
+        let mut found = Found { repairs: Vec::new(), unreadable: None };
         let mut plans = Vec::new();
-        for (want, have) in tables.iter().zip(dumps) {
-            plans.extend(plan::compare(want, &have?));
+        for want in &desired.render(active.family, uplinks) {
+            match active.look(want.table, want.rules.is_some()).await {
+                Ok(have) => plans.extend(plan::compare(want, &have)),
+                Err(error) => found.unreadable = Some(error),
+            }
         }
-        let mut repairs = vec![Repair { tools: active, plans }];
+        found.push(active, plans);
         for other in &self.others {
             let mut plans = Vec::new();
             for table in Table::ALL {
@@ -250,10 +251,9 @@ impl Host {
                 let have = other.look(table, false).await.unwrap_or_default();
                 plans.extend(plan::remove(table, &have, true));
             }
-            repairs.push(Repair { tools: other, plans });
+            found.push(other, plans);
         }
-        repairs.retain(|repair| !repair.plans.is_empty());
-        Ok(repairs)
+        found
     }
 
     async fn write(&self, repairs: &[Repair<'_>]) -> Result<(), CommandError> {
@@ -264,14 +264,24 @@ impl Host {
     }
 }
 
-fn causes_of(repairs: &[Repair<'_>]) -> BTreeSet<Cause> {
-    let causes = repairs.iter().flat_map(|repair| {
-        let family = repair.tools.family;
-        repair.plans.iter().flat_map(move |plan| {
-            plan.causes.iter().map(move |drift| Cause { family, table: plan.table.name(), drift: *drift })
-        })
-    });
-    causes.collect()
+// === impl Found ===
+
+impl<'a> Found<'a> {
+    fn push(&mut self, tools: &'a Tools, plans: Vec<TablePlan>) {
+        if !plans.is_empty() {
+            self.repairs.push(Repair { tools, plans });
+        }
+    }
+
+    fn causes(&self) -> BTreeSet<Cause> {
+        let causes = self.repairs.iter().flat_map(|repair| {
+            let family = repair.tools.family;
+            repair.plans.iter().flat_map(move |plan| {
+                plan.causes.iter().map(move |drift| Cause { family, table: plan.table.name(), drift: *drift })
+            })
+        });
+        causes.collect()
+    }
 }
 
 async fn clean(tools: &Tools, peers: bool) -> Result<Vec<Table>, CommandError> {
@@ -287,10 +297,6 @@ async fn clean(tools: &Tools, peers: bool) -> Result<Vec<Table>, CommandError> {
 
 fn no_programs(family: Family, search: &OsStr) -> Error {
     Error::NoPrograms { family, wanted: Tools::wanted(family), search: search.to_string_lossy().into_owned() }
-}
-
-fn kernel_has_ipv6() -> bool {
-    std::path::Path::new("/proc/sys/net/ipv6").exists()
 }
 
 // === impl NoIpv6 ===

@@ -85,7 +85,7 @@ impl Links {
                 names.extend(name.map(|name| (link.header.index, name)));
             }
             let mut uplinks = BTreeSet::new();
-            for family in Family::ALL {
+            for family in Family::ALL.into_iter().filter(|family| family.in_kernel()) {
                 let mut routes = std::pin::pin!(handle.route().get(all_routes(family)).execute());
                 while let Some(route) = routes.try_next().await? {
                     uplinks

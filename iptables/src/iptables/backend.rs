@@ -107,7 +107,11 @@ impl Tools {
             return Ok(Dump::default());
         }
         let list = async |chain| self.list.run(&["-w", "5", "-t", table.name(), "-S", chain], None).await;
-        let mut text = list(table.hook()).await?;
+        let mut text = match list(table.hook()).await {
+            // The kernel has no such table: nothing is in it.
+            Err(CommandError::Failed { .. }) if !wanted => return Ok(Dump::default()),
+            hooked => hooked?,
+        };
         match list(table.chain()).await {
             Ok(own) => text.push_str(&own),
             // It does not exist, or has rules that iptables cannot show: both versions say neither clearly.
@@ -140,11 +144,10 @@ impl Tools {
         match self.backend {
             // All its tables by name would create those that do not exist; without a name it lists those that do.
             Backend::Legacy => Ok(traces(&self.save.run(&[], None).await?)),
-            Backend::Nft | Backend::Plain => {
-                let kubelet = traces(&self.save.run(&["-t", "mangle"], None).await?).kubelet;
-                let rules = if kubelet { 0 } else { traces(&self.save.run(&[], None).await?).rules };
-                Ok(Traces { kubelet, rules })
-            }
+            Backend::Nft | Backend::Plain => match traces(&self.save.run(&["-t", "mangle"], None).await?) {
+                kubelet @ Traces { kubelet: true, .. } => Ok(kubelet),
+                _ => Ok(traces(&self.save.run(&[], None).await?)),
+            },
         }
     }
 }
@@ -158,8 +161,9 @@ pub(crate) async fn by_preference(found: Vec<Tools>) -> Vec<Tools> {
     for tools in found {
         rated.push((tools.traces().await.ok(), tools));
     }
+    let rating = |traces: Traces| (traces.kubelet, if traces.kubelet { 0 } else { traces.rules });
     // Stable, and nft was found first: it wins a tie.
-    rated.sort_by_key(|(traces, _)| std::cmp::Reverse(traces.map(|traces| (traces.kubelet, traces.rules))));
+    rated.sort_by_key(|(traces, _)| std::cmp::Reverse(traces.map(rating)));
     rated.into_iter().map(|(_, tools)| tools).collect()
 }
 

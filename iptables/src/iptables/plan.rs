@@ -23,10 +23,7 @@ pub(crate) fn compare(want: &TableRules, have: &Dump) -> Option<TablePlan> {
     let TableRules { table, rules } = want;
     let (hook, chain) = (table.hook(), table.chain());
     let Some(rules) = rules else {
-        return removal(*table, have, true, |removed| match removed {
-            Removed::Ours => Drift::ChainChanged,
-            Removed::Theirs(drift) => drift,
-        });
+        return removal(*table, have, true, Drift::ChainChanged);
     };
     let hooked = have.chain(hook).unwrap_or_default();
     let foreign = foreign(*table, have);
@@ -48,10 +45,7 @@ pub(crate) fn compare(want: &TableRules, have: &Dump) -> Option<TablePlan> {
 
 /// What takes our chain and the calls of it out of a table, and other agents' rules too if `peers`.
 pub(crate) fn remove(table: Table, have: &Dump, peers: bool) -> Option<TablePlan> {
-    removal(table, have, peers, |removed| match removed {
-        Removed::Ours => Drift::OtherBackend,
-        Removed::Theirs(drift) => drift,
-    })
+    removal(table, have, peers, Drift::OtherBackend)
 }
 
 /// The whole batch, as `iptables-restore --noflush` reads it. Tables are committed in the order given.
@@ -68,12 +62,7 @@ pub(crate) fn batch(plans: &[TablePlan]) -> String {
     text
 }
 
-enum Removed {
-    Ours,
-    Theirs(Drift),
-}
-
-fn removal(table: Table, have: &Dump, peers: bool, drift: fn(Removed) -> Drift) -> Option<TablePlan> {
+fn removal(table: Table, have: &Dump, peers: bool, ours: Drift) -> Option<TablePlan> {
     let chain = table.chain();
     let (mut causes, mut commands) = (BTreeSet::new(), Vec::new());
     for (caller, rules) in have.chains().filter(|(caller, _)| *caller != chain) {
@@ -85,11 +74,11 @@ fn removal(table: Table, have: &Dump, peers: bool, drift: fn(Removed) -> Drift) 
         commands.extend([format!("-F {chain}"), format!("-X {chain}")]);
     }
     if !commands.is_empty() {
-        causes.insert(drift(Removed::Ours));
+        causes.insert(ours);
     }
     if peers {
-        for (peer, rule) in foreign(table, have) {
-            causes.insert(drift(Removed::Theirs(peer)));
+        for (theirs, rule) in foreign(table, have) {
+            causes.insert(theirs);
             commands.push(format!("-D {} {rule}", table.hook()));
         }
     }

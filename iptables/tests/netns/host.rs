@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::future::Future;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -96,25 +95,26 @@ impl Programs {
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("rolegate-iptables-{}-{number}", std::process::id()));
         std::fs::create_dir(&dir).expect("directory of wrappers");
+        let programs = Self { backend, search: dir.clone().into_os_string(), dir };
         for backend in found {
-            for (family, verb) in ["ip", "ip6"]
-                .into_iter()
-                .flat_map(|family| ["", "-save", "-restore"].map(|verb| (family, verb)))
-            {
-                let name = format!("{family}tables-{backend}{verb}");
-                let real = which(&name).expect("looked for before");
-                let note = if verb == "-restore" {
-                    format!("echo {name} >> {}/log\n", dir.display())
-                } else {
-                    String::new()
-                };
-                let path = dir.join(&name);
-                std::fs::write(&path, format!("#!/bin/sh\n{note}exec {} \"$@\"\n", real.display()))
-                    .expect("wrapper");
-                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("mode");
+            for family in ["ip", "ip6"] {
+                for verb in ["", "-save"] {
+                    programs.wrap(&format!("{family}tables-{backend}{verb}"), "");
+                }
+                let note = format!("echo >> {}/log", programs.dir.display());
+                programs.wrap(&format!("{family}tables-{backend}-restore"), &note);
             }
         }
-        Self { backend, search: dir.clone().into_os_string(), dir }
+        programs
+    }
+
+    /// Makes a program of that name: shell commands, then the real one.
+    pub(crate) fn wrap(&self, name: &str, before: &str) {
+        let (path, real) = (self.dir.join(name), which(name).expect("looked for before"));
+        // Written by another process: a file that this one has open for writing, or a child that it has just forked,
+        // cannot be run.
+        let script = format!("#!/bin/sh\n{before}\nexec {} \"$@\"", real.display());
+        sh(&format!("cat > {0} <<'END'\n{script}\nEND\nchmod 755 {0}", path.display()));
     }
 
     /// How many batches were written so far.

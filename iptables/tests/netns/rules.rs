@@ -250,6 +250,8 @@ fn the_back_end_is_the_kubelets_else_the_one_with_more_rules_else_nft() {
     assert_eq!(detected(&netns, &both), [Backend::Legacy, Backend::Nft], "more rules, in one family");
     netns.sh("iptables-nft -t mangle -N KUBE-KUBELET-CANARY");
     assert_eq!(detected(&netns, &both), [Backend::Nft; 2], "the kubelet's chain");
+    netns.sh("iptables-legacy -t mangle -N KUBE-KUBELET-CANARY");
+    assert_eq!(detected(&netns, &both), [Backend::Nft; 2], "the kubelet's chain in both");
     netns.sh("iptables-nft -t mangle -X; ip6tables-legacy -t mangle -N KUBE-IPTABLES-HINT");
     assert_eq!(detected(&netns, &both), [Backend::Legacy; 2]);
     assert_eq!(detected(&netns, &Programs::of("nft")), [Backend::Nft; 2], "the only one there is");
@@ -312,11 +314,7 @@ fn rules_that_cannot_be_written_are_an_error_with_the_programs_own_words() {
         return;
     }
     let (netns, programs) = (Netns::new(), Programs::of("nft"));
-    std::fs::write(
-        std::path::Path::new(&programs.search).join("iptables-nft-restore"),
-        "#!/bin/sh\necho 'iptables-restore: line 2 failed' >&2; exit 1\n",
-    )
-    .expect("wrapper");
+    programs.wrap("iptables-nft-restore", "echo 'iptables-restore: line 2 failed' >&2; exit 1");
     let outcome = look(&netns, &programs, &desired("cbr0", TARGETS, 8181));
     let [error] = outcome.errors.as_slice() else { panic!("{outcome:?}") };
     let text = error.to_string();
@@ -327,6 +325,20 @@ fn rules_that_cannot_be_written_are_an_error_with_the_programs_own_words() {
         "{text}"
     );
     assert!(programs.restores() > 0, "the other family is installed all the same");
+}
+
+#[test]
+fn a_table_that_cannot_be_read_keeps_no_other_from_being_mended() {
+    if !can_run("a_table_that_cannot_be_read_keeps_no_other_from_being_mended", &["nft"]) {
+        return;
+    }
+    let (netns, programs) = (Netns::new(), Programs::of("nft"));
+    programs
+        .wrap("iptables-nft", "case \"$*\" in *'-t nat'*) echo 'table is incompatible' >&2; exit 1;; esac");
+    let outcome = look(&netns, &programs, &desired("cbr0", TARGETS, 8181));
+    let [error] = outcome.errors.as_slice() else { panic!("{outcome:?}") };
+    assert!(error.to_string().ends_with("-S PREROUTING: exit status: 1: table is incompatible"), "{error}");
+    assert_eq!(programs.list(&netns, "filter", "ROLEGATE-FORWARD").len(), 2, "the drop stands all the same");
 }
 
 #[test]

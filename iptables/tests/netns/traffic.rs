@@ -21,6 +21,22 @@ const TARGETS: [&str; 2] = ["10.0.0.10", "fd00:a::10"];
 /// Longest that a client waits: connections that are dropped never answer.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// What others do to the rules, both families, and how it is undone after the repair.
+const DAMAGES: [(&str, &str); 6] = [
+    ("true", "true"),
+    (
+        "$ipt -t nat -I PREROUTING -j ACCEPT; $ip6t -t nat -I PREROUTING -j ACCEPT",
+        "$ipt -t nat -D PREROUTING -j ACCEPT; $ip6t -t nat -D PREROUTING -j ACCEPT",
+    ),
+    ("$ipt -t nat -F PREROUTING; $ip6t -t nat -F PREROUTING", "true"),
+    ("$ipt -F; $ip6t -F", "true"),
+    ("$ipt -t nat -F ROLEGATE-PREROUTING; $ip6t -t nat -F ROLEGATE-PREROUTING", "true"),
+    (
+        "$ipt -I FORWARD -j ACCEPT; $ip6t -I FORWARD -j ACCEPT",
+        "$ipt -D FORWARD -j ACCEPT; $ip6t -D FORWARD -j ACCEPT",
+    ),
+];
+
 /// A pod behind `cali1`, the node, and outside of it the real service.
 struct World {
     pod: Netns,
@@ -101,6 +117,19 @@ struct Counts {
     none: AtomicUsize,
 }
 
+// === impl Counts ===
+
+impl Counts {
+    /// Until one more connection was answered by the agent.
+    fn wait_for_the_agent(&self) {
+        let (served, refused) = (self.agent.load(Ordering::Relaxed), self.none.load(Ordering::Relaxed));
+        while self.agent.load(Ordering::Relaxed) == served {
+            assert!(self.none.load(Ordering::Relaxed) < refused + 50, "nobody answers");
+            std::thread::yield_now();
+        }
+    }
+}
+
 /// Answers every byte on every connection with `word`.
 fn serve(netns: &Netns, at: String, word: &'static [u8; 5]) {
     let (bound, is_bound) = std::sync::mpsc::channel();
@@ -155,31 +184,15 @@ fn no_connection_reaches_the_real_service_while_rules_are_damaged_and_replaced()
             mend(&world, programs, &ports[0]);
             let stop = Arc::new(AtomicBool::new(false));
             let clients = world.clients(&stop);
-            let damages = [
-                "true",
-                "$ipt -t nat -I PREROUTING -j ACCEPT; $ip6t -t nat -I PREROUTING -j ACCEPT",
-                "$ipt -t nat -F PREROUTING; $ip6t -t nat -F PREROUTING",
-                "$ipt -F; $ip6t -F",
-                "$ipt -t nat -F ROLEGATE-PREROUTING; $ip6t -t nat -F ROLEGATE-PREROUTING",
-                "$ipt -I FORWARD -j ACCEPT; $ip6t -I FORWARD -j ACCEPT",
-            ];
             let mut replaced = 0;
-            for round in 0..30 {
-                programs.sh(&world.node, damages[round % damages.len()]);
+            for (round, (damage, undo)) in DAMAGES.into_iter().cycle().take(30).enumerate() {
+                programs.sh(&world.node, damage);
                 // The other port: our own chain is replaced in every round, not only mended.
-                let outcome = mend(&world, programs, &ports[(round + 1) % 2]);
-                replaced += outcome.causes.len();
+                replaced += mend(&world, programs, &ports[(round + 1) % 2]).causes.len();
                 for (counts, _) in &clients {
-                    let before = counts.agent.load(Ordering::Relaxed);
-                    while counts.agent.load(Ordering::Relaxed) == before {
-                        std::thread::yield_now();
-                    }
+                    counts.wait_for_the_agent();
                 }
-                if round % damages.len() == 1 || round % damages.len() == 5 {
-                    let undo = "$ipt -t nat -D PREROUTING -j ACCEPT || $ipt -D FORWARD -j ACCEPT
-                            $ip6t -t nat -D PREROUTING -j ACCEPT || $ip6t -D FORWARD -j ACCEPT";
-                    programs.sh(&world.node, undo);
-                }
+                programs.sh(&world.node, undo);
             }
             stop.store(true, Ordering::Relaxed);
             assert!(replaced >= 60, "{replaced} tables replaced");
