@@ -16,7 +16,7 @@ CARGO_FUZZ_VERSION := 0.13.2
 QUICK := CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
 FUZZ_SECONDS ?= 60
 # Suites that run a second time, against a real API server, where one could be built.
-REAL_API_SUITES ?= walkthrough world
+REAL_API_SUITES ?= capture clients walkthrough world
 
 .PHONY: help
 help: ## this list
@@ -32,10 +32,11 @@ demo: rust ## two pods, a real agent, and what each of them gets
 .PHONY: test
 test: setup kube-binaries ## every test; what this machine lacks is skipped by name
 	@mkdir -p $(TARGET); status=0; \
-	cargo test --workspace --no-fail-fast 2>&1 | tee $(TARGET)/test.log || status=$$?; \
+	as_root=$$(tests/tools/as-root.sh echo tests/tools/as-root.sh || true); \
+	$$as_root cargo test --workspace --no-fail-fast 2>&1 | tee $(TARGET)/test.log || status=$$?; \
 	if [ -x $(ROLEGATE_CACHE)/kube/kube-apiserver ]; then \
 	  echo "--- again, against a real API server: $(REAL_API_SUITES)"; \
-	  ROLEGATE_TEST_API=real cargo test --workspace --no-fail-fast \
+	  ROLEGATE_TEST_API=real $$as_root cargo test --workspace --no-fail-fast \
 	    $(addprefix --test ,$(REAL_API_SUITES)) 2>&1 | tee -a $(TARGET)/test.log || status=$$?; \
 	fi; \
 	awk -f tests/tools/summary.awk $(TARGET)/test.log || status=1; \
@@ -51,7 +52,7 @@ check: rust deny ## format, lints, documentation, dependencies
 # Advisories are left out: they need a database from the network, and an old commit must stay buildable.
 .PHONY: deny
 deny: rust $(ROLEGATE_CACHE)/bin/cargo-deny ## licences, sources, duplicate and banned crates
-	$(ROLEGATE_CACHE)/bin/cargo-deny --offline check bans licenses sources
+	$(ROLEGATE_CACHE)/bin/cargo-deny --locked check bans licenses sources
 
 .PHONY: bench
 bench: rust ## criterion benches of the hot path
