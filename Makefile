@@ -8,32 +8,38 @@ SHELL := bash
 ROLEGATE_CACHE ?= $(CURDIR)/.cache
 export ROLEGATE_CACHE
 
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
 CARGO_DENY_VERSION := 0.20.2
 CARGO_FUZZ_VERSION := 0.13.2
+# Tools are run once or twice: built quickly rather than well.
+QUICK := CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
 FUZZ_SECONDS ?= 60
 # Suites that run a second time, against a real API server, where one could be built.
-REAL_API_SUITES ?= world
+REAL_API_SUITES ?= capture clients walkthrough world
 
 .PHONY: help
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
+	@command -v cargo >/dev/null || echo "Missing here: cargo (Rust 1.95 or newer)"
 
 .PHONY: demo
 demo: rust ## two pods, a real agent, and what each of them gets
 	@tests/tools/setup.sh demo
 	cargo build --workspace --bin rolegate --bin demo
-	@tests/tools/as-root.sh target/debug/demo
+	@export ROLEGATE_BIN="$$(realpath $(TARGET)/debug/rolegate)"; tests/tools/as-root.sh $(TARGET)/debug/demo
 
 .PHONY: test
 test: setup kube-binaries ## every test; what this machine lacks is skipped by name
-	@mkdir -p target; status=0; \
-	cargo test --workspace --no-fail-fast 2>&1 | tee target/test.log || status=$$?; \
+	@mkdir -p $(TARGET); status=0; \
+	as_root=$$(tests/tools/as-root.sh echo tests/tools/as-root.sh || true); \
+	$$as_root cargo test --workspace --no-fail-fast 2>&1 | tee $(TARGET)/test.log || status=$$?; \
 	if [ -x $(ROLEGATE_CACHE)/kube/kube-apiserver ]; then \
 	  echo "--- again, against a real API server: $(REAL_API_SUITES)"; \
-	  ROLEGATE_TEST_API=real cargo test --workspace --no-fail-fast \
-	    $(addprefix --test ,$(REAL_API_SUITES)) 2>&1 | tee -a target/test.log || status=$$?; \
+	  ROLEGATE_TEST_API=real $$as_root cargo test --workspace --no-fail-fast \
+	    $(addprefix --test ,$(REAL_API_SUITES)) 2>&1 | tee -a $(TARGET)/test.log || status=$$?; \
 	fi; \
-	awk -f tests/tools/summary.awk target/test.log || status=1; \
+	awk -f tests/tools/summary.awk $(TARGET)/test.log || status=1; \
 	exit $$status
 
 .PHONY: check
@@ -46,7 +52,7 @@ check: rust deny ## format, lints, documentation, dependencies
 # Advisories are left out: they need a database from the network, and an old commit must stay buildable.
 .PHONY: deny
 deny: rust $(ROLEGATE_CACHE)/bin/cargo-deny ## licences, sources, duplicate and banned crates
-	$(ROLEGATE_CACHE)/bin/cargo-deny --offline check bans licenses sources
+	$(ROLEGATE_CACHE)/bin/cargo-deny --locked check bans licenses sources
 
 .PHONY: bench
 bench: rust ## criterion benches of the hot path
@@ -81,9 +87,9 @@ rust:
 
 $(ROLEGATE_CACHE)/bin/cargo-deny:
 	@echo "building cargo-deny $(CARGO_DENY_VERSION) into $(ROLEGATE_CACHE)/bin, once (a few minutes)"
-	cargo install --quiet --locked --root $(ROLEGATE_CACHE) --version $(CARGO_DENY_VERSION) \
+	$(QUICK) cargo install --quiet --locked --root $(ROLEGATE_CACHE) --version $(CARGO_DENY_VERSION) \
 	  --no-default-features cargo-deny
 
 $(ROLEGATE_CACHE)/bin/cargo-fuzz:
 	@echo "building cargo-fuzz $(CARGO_FUZZ_VERSION) into $(ROLEGATE_CACHE)/bin, once"
-	cargo install --quiet --locked --root $(ROLEGATE_CACHE) --version $(CARGO_FUZZ_VERSION) cargo-fuzz
+	$(QUICK) cargo install --quiet --locked --root $(ROLEGATE_CACHE) --version $(CARGO_FUZZ_VERSION) cargo-fuzz

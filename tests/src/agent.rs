@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use parking_lot::{Condvar, Mutex};
@@ -225,10 +226,14 @@ impl Agent {
     /// When the signal cannot be sent.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let state = self.shared.state.lock();
-        if state.status.is_none() {
-            kill(self.pid, signal)?;
+        if state.status.is_some() {
+            return Ok(());
         }
-        Ok(())
+        match kill(self.pid, signal) {
+            // It has just ended, and what it said last is still being read.
+            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Waits for its end.

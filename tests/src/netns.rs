@@ -10,8 +10,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Once, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -150,9 +150,14 @@ impl Drop for NetNs {
     }
 }
 
-/// Why network namespaces cannot be had here, if they cannot.
+/// Why network namespaces cannot be had here, if they cannot; found out once.
 #[must_use]
 pub fn missing() -> Option<String> {
+    static MISSING: OnceLock<Option<String>> = OnceLock::new();
+    MISSING.get_or_init(look_for_what_is_missing).clone()
+}
+
+fn look_for_what_is_missing() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("network namespaces need root (or a user namespace: tests/tools/as-root.sh)".into());
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
@@ -65,7 +66,7 @@ pub struct World {
 #[derive(Debug)]
 pub struct RunningPod {
     /// Its network.
-    pub net: PodNet,
+    pub net: Arc<PodNet>,
     /// Its UID.
     pub uid: String,
     namespace: String,
@@ -148,7 +149,7 @@ impl World {
     pub fn pod(&self, namespace: &str, name: &str, shape: impl FnOnce(Pod) -> Pod) -> Result<RunningPod> {
         let (ip4, ip6) = self.next_addresses();
         let net = self.topology.routed_pod(name, ip4, Some(ip6))?;
-        self.run(net, namespace, name, shape)
+        self.run(Arc::new(net), namespace, name, shape)
     }
 
     /// As [`World::pod`], on the bridge `cbr0`.
@@ -163,7 +164,7 @@ impl World {
     ) -> Result<RunningPod> {
         let (ip4, ip6) = self.next_addresses();
         let net = self.topology.bridged_pod(name, ip4, Some(ip6))?;
-        self.run(net, namespace, name, shape)
+        self.run(Arc::new(net), namespace, name, shape)
     }
 
     /// Makes a pod object for a network that is there: a pod made again at the same address.
@@ -172,7 +173,7 @@ impl World {
     /// What a real API server said.
     pub fn run(
         &self,
-        net: PodNet,
+        net: Arc<PodNet>,
         namespace: &str,
         name: &str,
         shape: impl FnOnce(Pod) -> Pod,
@@ -204,7 +205,7 @@ impl World {
         self.cluster.apply_pod(&pod.object).map(drop)
     }
 
-    /// Deletes a pod's object by force; its containers run on until `pod.net` is dropped.
+    /// Deletes a pod's object by force; its containers run on until `pod` is dropped.
     ///
     /// # Errors
     /// What a real API server said.
@@ -281,8 +282,8 @@ impl World {
     }
 
     /// Has `moto` issue the sessions that STS grants from now on, so that its S3 knows them.
-    pub fn issue_by(&self, moto: &std::sync::Arc<Moto>) {
-        let moto = std::sync::Arc::clone(moto);
+    pub fn issue_by(&self, moto: &Arc<Moto>) {
+        let moto = Arc::clone(moto);
         self.sts.issue_by(move |role, session_name, seconds| {
             let session = moto.assume_role(role, session_name, seconds).ok()?;
             Some((session.access_key_id, session.secret_access_key, session.session_token))
