@@ -9,7 +9,7 @@ use std::path::Path;
 const ROWS: &[&[&str]] = &[
     &["main"],
     &["app"],
-    &["server", "imds", "admin", "prefetch", "args", "discovery"],
+    &["server", "imds", "admin", "prefetch", "discovery"],
     &[
         "cluster",
         "cluster::watch",
@@ -21,7 +21,7 @@ const ROWS: &[&[&str]] = &[
         "telemetry",
     ],
     &["config", "cluster::index", "cluster::snapshot", "imds::route", "imds::token"],
-    &["policy"],
+    &["policy", "args"],
     &["types", "ready", "supervisor", "metrics"],
 ];
 
