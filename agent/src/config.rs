@@ -70,6 +70,8 @@ pub struct Kubernetes {
     pub node: NodeSelection,
     /// `--cache-resync-period`: the watches are listed anew this often (with jitter).
     pub resync: Duration,
+    /// `--pin-roles`: a pod keeps the role it was first seen with.
+    pub pin_roles: bool,
 }
 
 /// Where the API server is.

@@ -65,6 +65,7 @@ fn desired<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::NamespaceAnnotations;
     use crate::policy::PodFacts;
     use crate::types::{PodUid, RoleArn, SessionName};
 
@@ -92,13 +93,11 @@ mod tests {
     }
 
     fn namespace() -> NamespaceFacts {
-        NamespaceFacts {
-            name: "default".into(),
+        let annotations = NamespaceAnnotations {
             allowed_roles: Some("forbidden".into()),
-            permitted: None,
-            default_role: None,
-            imds_v1: None,
-        }
+            ..NamespaceAnnotations::default()
+        };
+        NamespaceFacts::new("default", annotations)
     }
 
     #[test]

@@ -51,6 +51,7 @@ impl World {
             insecure: false,
             node: NodeSelection::Name("n1".into()),
             resync: Duration::from_secs(1800),
+            pin_roles: false,
         };
         edit(&mut config);
         let (gates, registry) = (Gates::new(), Registry::new());

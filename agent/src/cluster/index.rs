@@ -44,6 +44,8 @@ pub struct Index {
     /// What the list in progress has named so far.
     pods_listing: Option<Pods>,
     namespaces_listing: Option<Namespaces>,
+    /// A pod keeps the role and the external id that it was first seen with (`--pin-roles`).
+    pin_roles: bool,
 }
 
 type Pods = HashMap<PodUid, Arc<PodRecord>>;
@@ -58,6 +60,12 @@ impl Index {
         Self::default()
     }
 
+    /// Nothing known; with `pin_roles` an edit of a pod's role or external id is not taken over.
+    #[must_use]
+    pub fn with_pinned_roles(pin_roles: bool) -> Self {
+        Self { pin_roles, ..Self::default() }
+    }
+
     /// Takes in one event; true when readers would see a difference.
     pub fn apply(&mut self, event: Event) -> bool {
         match event {
@@ -66,6 +74,7 @@ impl Index {
                 false
             }
             Event::PodInitApply(pod) => {
+                let pod = self.pinned(pod);
                 let known = self.now.pods.get(&pod.facts.uid);
                 let pod = kept(known, pod, PartialEq::eq);
                 if let Some(listing) = &mut self.pods_listing {
@@ -114,7 +123,16 @@ impl Index {
         changed
     }
 
+    fn pinned(&self, mut pod: PodRecord) -> PodRecord {
+        if let Some(known) = self.now.pods.get(&pod.facts.uid).filter(|_| self.pin_roles) {
+            pod.facts.role.clone_from(&known.facts.role);
+            pod.facts.external_id.clone_from(&known.facts.external_id);
+        }
+        pod
+    }
+
     fn apply_pod(&mut self, pod: PodRecord) -> bool {
+        let pod = self.pinned(pod);
         if self.now.pods.get(&pod.facts.uid).is_some_and(|known| **known == pod) {
             return false;
         }

@@ -74,7 +74,7 @@ impl Watch {
     ) -> (Self, watch::Receiver<Arc<Snapshot>>) {
         let (pods, namespaces) = (Arc::new(Freshness::new()), Arc::new(Freshness::new()));
         let metrics = Metrics::register(registry, &pods, &namespaces);
-        let (publisher, snapshots) = Publisher::new(&metrics);
+        let (publisher, snapshots) = Publisher::new(&metrics, config.pin_roles);
         let node = match &config.node {
             NodeSelection::Name(name) => Some(name.clone()),
             NodeSelection::ByHostIp(_) => None,

@@ -46,7 +46,7 @@ pub(super) fn build(
     let redirect = redirect::build(&mut found, &args.redirect);
     let host_ip_given = values::items(&args.redirect.host_ip).next().is_some();
     let host_ips = host_ip_given.then_some(redirect.host_ips.as_slice());
-    let kubernetes = kubernetes::build(&mut found, &args.kubernetes, host_ips);
+    let kubernetes = kubernetes::build(&mut found, args, host_ips);
     let credentials = credentials(&mut found, &args.credentials, env);
     let session = session_duration(&mut found, &args.credentials, credentials.refresh_age);
     let discovery = policy::discovery(&mut found, &args.roles);

@@ -1,5 +1,6 @@
 //! What a session is, what it is asked for with, and how getting one fails.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -22,7 +23,7 @@ pub struct SessionKey {
 }
 
 /// What STS gave.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Session {
     /// Public part.
     pub access_key_id: String,
@@ -76,6 +77,19 @@ pub enum SourceError {
 pub trait CredentialSource: Send + Sync + 'static {
     /// Gets a session for `key`. Owned by the broker, never by a request.
     fn fetch(&self, key: SessionKey) -> BoxFuture<'static, Result<Session, SourceError>>;
+}
+
+// === impl Session ===
+
+impl fmt::Debug for Session {
+    /// The public part: the document holds the secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("access_key_id", &self.access_key_id)
+            .field("expiration", &self.expiration)
+            .field("received", &self.received)
+            .finish_non_exhaustive()
+    }
 }
 
 // === impl SessionKey ===

@@ -21,9 +21,6 @@ pub struct Rules {
     pub session_name: String,
     /// `--session-duration`, what STS is asked for.
     pub session_duration: Duration,
-    /// `--pin-roles`: a pod keeps the role it was first seen with. A decision has no memory, so whoever keeps
-    /// the pods' state does this: it hands [`super::Policy::decide`] the annotations first seen with the UID.
-    pub pin_roles: bool,
     /// Annotation keys.
     pub keys: AnnotationKeys,
     /// Node name, for the session-name template; empty until it is found where only `--host-ip` is given.

@@ -17,7 +17,6 @@ fn rules(restrictions: Restrictions) -> Rules {
         allow_node_role: false,
         session_name: DEFAULT_SESSION_NAME.to_owned(),
         session_duration: Duration::from_secs(3600),
-        pin_roles: false,
         keys: AnnotationKeys::default(),
         node: "node-1".to_owned(),
     }

@@ -35,6 +35,28 @@ fn both_addresses_of_a_dual_stack_pod_are_its_own() {
 }
 
 #[test]
+fn a_pinned_pod_keeps_the_role_it_was_first_seen_with_and_a_new_one_does_not() {
+    let edited = |uid: &str| {
+        let mut pod = mk_pod(uid, "a", &["10.1.0.11"]);
+        pod.facts.role = Some("admin".into());
+        pod
+    };
+    let role = |index: &Index| match index.snapshot().owner(ip("10.1.0.11")) {
+        Some(Owner::Pod(pod)) => pod.facts.role.as_deref().map(str::to_owned),
+        _ => None,
+    };
+    let mut index = Index::with_pinned_roles(true);
+    index.apply(Event::PodApply(mk_pod("u1", "a", &["10.1.0.11"])));
+    index.apply(Event::PodApply(edited("u1")));
+    assert_eq!(role(&index).as_deref(), Some("reader"));
+    begin(&mut index, vec![edited("u1")]);
+    index.apply(Event::PodsInitDone);
+    assert_eq!(role(&index).as_deref(), Some("reader"));
+    index.apply(Event::PodApply(edited("u2")));
+    assert_eq!(role(&index).as_deref(), Some("admin"));
+}
+
+#[test]
 fn a_terminal_phase_frees_the_address_at_once() {
     let mut index = with([mk_pod("u1", "a", &["10.1.0.11"])]);
     index.apply(Event::PodApply(PodRecord { terminal: true, ..mk_pod("u1", "a", &["10.1.0.11"]) }));

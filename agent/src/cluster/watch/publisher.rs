@@ -23,10 +23,10 @@ pub(super) struct Publisher {
 // === impl Publisher ===
 
 impl Publisher {
-    pub(super) fn new(metrics: &Metrics) -> (Self, watch::Receiver<Arc<Snapshot>>) {
+    pub(super) fn new(metrics: &Metrics, pin_roles: bool) -> (Self, watch::Receiver<Arc<Snapshot>>) {
         let (snapshots, receiver) = watch::channel(Arc::new(Snapshot::default()));
         let publisher = Self {
-            index: Mutex::new(Index::new()),
+            index: Mutex::new(Index::with_pinned_roles(pin_roles)),
             snapshots,
             pods: metrics.of(Resource::Pods).objects.clone(),
             namespaces: metrics.of(Resource::Namespaces).objects.clone(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::mistakes::{ConfigError, Findings, flag};
 use super::super::{ApiSource, Kubernetes, NodeSelection, values};
 use super::DAY;
-use crate::args::KubernetesArgs;
+use crate::args::{KubernetesArgs, RunArgs};
 
 /// Of `--cache-resync-period`, where it is not given; kube2iam's.
 const RESYNC: Duration = Duration::from_secs(1800);
@@ -15,7 +15,9 @@ const RESYNC: Duration = Duration::from_secs(1800);
 const SHORTEST_RESYNC: Duration = Duration::from_secs(60);
 
 /// `host_ips`: as far as they are addresses; nothing where none is given.
-pub(super) fn build(found: &mut Findings, args: &KubernetesArgs, host_ips: Option<&[IpAddr]>) -> Kubernetes {
+pub(super) fn build(found: &mut Findings, args: &RunArgs, host_ips: Option<&[IpAddr]>) -> Kubernetes {
+    let pin_roles = found.boolean(flag("--pin-roles", &args.roles.pin_roles), false);
+    let args = &args.kubernetes;
     let insecure = found.boolean(flag("--insecure", &args.insecure), false);
     if insecure {
         found.warn(
@@ -27,6 +29,7 @@ pub(super) fn build(found: &mut Findings, args: &KubernetesArgs, host_ips: Optio
         insecure,
         node: node(found, args, host_ips),
         resync: resync(found, args),
+        pin_roles,
     }
 }
 

@@ -56,7 +56,6 @@ pub(super) fn build(
         allow_node_role,
         session_name: template.unwrap_or_else(|| DEFAULT_SESSION_NAME.to_owned()),
         session_duration,
-        pin_roles: found.boolean(flag("--pin-roles", &roles.pin_roles), false),
         keys: keys(found, args),
         node: match node {
             NodeSelection::Name(name) => name.clone(),
