@@ -52,7 +52,7 @@ check: rust deny ## format, lints, documentation, dependencies
 # Advisories are left out: they need a database from the network, and an old commit must stay buildable.
 .PHONY: deny
 deny: rust $(ROLEGATE_CACHE)/bin/cargo-deny ## licences, sources, duplicate and banned crates
-	$(ROLEGATE_CACHE)/bin/cargo-deny --locked check bans licenses sources
+	$(ROLEGATE_CACHE)/bin/cargo-deny -L error --locked check --hide-inclusion-graph bans licenses sources
 
 .PHONY: bench
 bench: rust ## criterion benches of the hot path
