@@ -106,7 +106,7 @@ impl<'a> Story<'a> {
             let id = document["AccessKeyId"].as_str().unwrap_or_default();
             let issued =
                 self.world.sts.calls().into_iter().find(|call| call.access_key_id.as_deref() == Some(id));
-            let of = issued.map_or_else(|| "nobody knows whose".to_owned(), |call| call.role_arn);
+            let of = issued.map_or_else(|| "nobody knows whose".to_owned(), |call| call.role);
             let shown = format!("AccessKeyId {id}, until {}", document["Expiration"].as_str().unwrap_or("?"));
             self.teller.gets(&shown, of.ends_with(role), &format!("a session of {of}"));
         }
