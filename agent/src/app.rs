@@ -8,7 +8,7 @@ mod store;
 mod uncaptured;
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -49,6 +49,8 @@ struct Base {
     gates: Gates,
     clock: Clock,
     telemetry: Telemetry,
+    /// Shown by `/healthz` once it is known.
+    instance_id: Arc<OnceLock<String>>,
 }
 
 /// What the components tell each other through.
@@ -67,13 +69,15 @@ struct Wires {
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let registry = Registry::new();
     let telemetry = Telemetry::init(&config.log, &registry)?;
+    process::log_panics();
     process::announce(&config);
     process::raise_descriptor_limit();
     process::install_crypto_provider();
     let mut supervisor = Supervisor::new();
     let gates = Gates::new();
     let serving = gates.add("serving", "starting");
-    let base = Base { config, registry, gates, clock: Clock::system(), telemetry };
+    let base =
+        Base { config, registry, gates, clock: Clock::system(), telemetry, instance_id: Arc::default() };
 
     let app = Listeners::bind(base.config.server.app_port)?;
     let admin = start_admin_listener(&base)?;
@@ -160,6 +164,7 @@ fn start_wires(base: &Base, supervisor: &mut Supervisor) -> Wires {
         node,
         base.clock.clone(),
         base.gates.add("identity", "not asked yet"),
+        Arc::clone(&base.instance_id),
     );
     supervisor.spawn("node-identity", learner.run(supervisor.shutdown()));
     Wires { snapshots, addresses: start_addresses(supervisor), policy, broker, upstream }
@@ -210,7 +215,10 @@ fn start_admin(
     listener: Option<tokio::net::TcpListener>,
     supervisor: &mut Supervisor,
 ) -> Arc<Admin> {
-    let health = Health { host_ip: base.config.redirect.host_ips.first().copied(), ..Health::default() };
+    let health = Health {
+        host_ip: base.config.redirect.host_ips.first().copied(),
+        instance_id: Arc::clone(&base.instance_id),
+    };
     let mut admin = Admin::new(base.registry.clone(), base.gates.clone(), health);
     if base.config.debug {
         let store = store::page(wires.snapshots.clone(), wires.broker.clone());

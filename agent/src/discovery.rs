@@ -139,6 +139,16 @@ pub async fn region(upstream: &Upstream, deadline: Instant) -> Result<String, Di
     asked(UpstreamPath::IDENTITY).read(region_of_document, upstream, deadline).await
 }
 
+/// The instance's id, which `/healthz` shows as kube2iam does.
+///
+/// # Errors
+/// [`DiscoveryError`] says why it is not known.
+pub async fn instance_id(upstream: &Upstream, deadline: Instant) -> Result<String, DiscoveryError> {
+    let asked =
+        Asked { what: "the instance's id", path: UpstreamPath::INSTANCE_ID, hint: "nothing depends on it" };
+    asked.read(|text| text.starts_with("i-").then(|| text.trim().to_owned()), upstream, deadline).await
+}
+
 /// Merges what IMDS lists and what STS says of the caller into the names of the node's own role.
 #[must_use]
 pub fn own_role(listed: Option<&str>, caller_arn: Option<&str>, account: Option<&str>) -> OwnRole {

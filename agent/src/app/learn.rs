@@ -1,6 +1,6 @@
 //! Learns who the node is, and from that makes the policy and the way to STS. Until then nothing is decided.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -32,6 +32,7 @@ pub(super) struct Learner {
     node: watch::Receiver<Option<String>>,
     clock: Clock,
     gate: Gate,
+    instance_id: Arc<OnceLock<String>>,
     policy: watch::Sender<Option<Arc<Policy>>>,
 }
 
@@ -56,17 +57,22 @@ impl Learner {
         node: watch::Receiver<Option<String>>,
         clock: Clock,
         gate: Gate,
+        instance_id: Arc<OnceLock<String>>,
     ) -> (Self, watch::Receiver<Option<Arc<Policy>>>) {
         let (policy, published) = watch::channel(None);
-        (Self { config: config.clone(), upstream, source, node, clock, gate, policy }, published)
+        (Self { config: config.clone(), upstream, source, node, clock, gate, instance_id, policy }, published)
     }
 
     /// Asks in rounds until everything is known, then waits for `shutdown`.
     pub(super) async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let learned = async {
+            self.learn().await;
+            self.learn_instance_id().await;
+        };
         tokio::select! {
             biased;
             () = shutdown.cancelled() => {}
-            () = self.learn() => shutdown.cancelled().await,
+            () = learned => shutdown.cancelled().await,
         }
         Ok(())
     }
@@ -93,6 +99,14 @@ impl Learner {
                 (false, _) => PAUSE,
             };
             tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// For `/healthz` alone: asked last, and only once.
+    async fn learn_instance_id(&self) {
+        match discovery::instance_id(&self.upstream, Instant::now() + ROUND).await {
+            Ok(id) => drop(self.instance_id.set(id)),
+            Err(error) => info!(%error, "the metadata service"),
         }
     }
 

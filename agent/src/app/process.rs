@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::admin::{REVISION, VERSION};
 use crate::config::{Config, Restrictions};
@@ -40,6 +40,15 @@ pub(super) fn raise_descriptor_limit() {
         Ok(_) => {}
         Err(error) => warn!(%error, "the limit of open files is not known"),
     }
+}
+
+/// A panic is a defect: it is one line of the log, whatever its format, and its connection's or task's end alone.
+pub(super) fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.payload_as_str().unwrap_or("no message");
+        let at = panic.location().map(ToString::to_string);
+        error!(panic = text, at, "panic");
+    }));
 }
 
 /// One TLS stack for Kubernetes and AWS.

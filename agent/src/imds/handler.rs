@@ -37,10 +37,10 @@ const TOKEN_TTL: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token-
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// A PUT for a token needs no body; a small one is read and dropped, so that its sender sees the answer.
 const MOST_PUT_BYTES: usize = 4 * 1024;
-/// The `Code` of a refusal that the trust policy or our own policy is behind (PROTOCOL.md 2.5).
-const UNAUTHORIZED: &str = "AssumeRoleUnauthorizedAccess";
-/// The `Code` of every other lasting refusal.
-const FAILED: &str = "Failed";
+/// [`Route::NotFound`]'s label.
+const NOT_FOUND: &str = "not_found";
+/// Most of a path that is written.
+const PATH_CHARS: usize = 128;
 
 /// Answers captured connections.
 pub struct Door {
@@ -315,7 +315,7 @@ impl Door {
         let message = denied.message();
         self.metrics.denied(denied.code());
         self.audit.refused(caller, denied.role().map(crate::types::RoleArn::as_str), denied.code(), &message);
-        Ok(Good::text(document::render_refusal(UNAUTHORIZED, &message, self.with.clock.now())))
+        Ok(Good::text(document::render_refusal(document::UNAUTHORIZED, &message, self.with.clock.now())))
     }
 
     /// STS's refusal. Its words name the node's role and account: they go to the operator's log, not to the pod.
@@ -324,14 +324,14 @@ impl Door {
         self.audit.refused(caller, Some(role), error.code(), &error.to_string());
         let (code, message) = match &error {
             BrokerError::Unauthorized { .. } => (
-                UNAUTHORIZED,
+                document::UNAUTHORIZED,
                 format!(
                     "STS refuses sts:AssumeRole of {role} to this node: the role's trust policy must allow the node's \
                      role, with the external id if it asks for one; the agent's log has the answer of STS"
                 ),
             ),
             BrokerError::Rejected { code, .. } => (
-                FAILED,
+                document::FAILED,
                 format!("STS rejects the request for {role} ({code}); the agent's log has its answer"),
             ),
             BrokerError::Timeout | BrokerError::Unavailable { .. } => {
@@ -378,7 +378,8 @@ fn revision(pod: &PodFacts) -> u64 {
     hasher.finish()
 }
 
-/// One line a request, at its end. The path is the client's bytes and is not written: the route says what it was.
+/// One line a request, at its end. The path is the client's bytes: it is written, cut and escaped, only where nothing is
+/// there, so that an operator sees what to allow.
 fn access_line(
     head: &Parts,
     peer: Peer,
@@ -394,6 +395,7 @@ fn access_line(
         route = seen.route,
         status = response.status().as_u16(),
         reason,
+        path = (seen.route == NOT_FOUND).then(|| shown_path(head)),
         peer = %peer.socket,
         pod = pod.map(|pod| &*pod.name),
         namespace = pod.map(|pod| &*pod.namespace),
@@ -401,4 +403,8 @@ fn access_line(
         duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
         "request"
     );
+}
+
+fn shown_path(head: &Parts) -> String {
+    head.uri.path().chars().take(PATH_CHARS).flat_map(char::escape_default).collect()
 }

@@ -134,6 +134,8 @@ impl UpstreamPath {
     pub(crate) const REGION: Self = Self::constant("/latest/meta-data/placement/region");
     /// The availability zone, which begins with the region.
     pub(crate) const ZONE: Self = Self::constant("/latest/meta-data/placement/availability-zone");
+    /// The instance's id.
+    pub(crate) const INSTANCE_ID: Self = Self::constant("/latest/meta-data/instance-id");
     /// The identity document, which has the region.
     pub(crate) const IDENTITY: Self = Self::constant("/latest/dynamic/instance-identity/document");
 
