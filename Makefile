@@ -31,6 +31,7 @@ demo: rust ## two pods, a real agent, and what each of them gets
 
 .PHONY: test
 test: setup kube-binaries ## every test; what this machine lacks is skipped by name
+	cargo build --workspace --bin rolegate
 	@mkdir -p $(TARGET); status=0; \
 	as_root=$$(tests/tools/as-root.sh echo tests/tools/as-root.sh || true); \
 	$$as_root cargo test --workspace --no-fail-fast 2>&1 | tee $(TARGET)/test.log || status=$$?; \
