@@ -157,15 +157,17 @@ fn start_wires(base: &Base, supervisor: &mut Supervisor) -> Wires {
         Ok(())
     });
 
-    let (learner, policy) = Learner::new(
-        &base.config,
-        Arc::clone(&upstream),
+    let (publish, policy) = watch::channel(None);
+    let learner = Learner {
+        config: base.config.clone(),
+        upstream: Arc::clone(&upstream),
         source,
         node,
-        base.clock.clone(),
-        base.gates.add("identity", "not asked yet"),
-        Arc::clone(&base.instance_id),
-    );
+        clock: base.clock.clone(),
+        gate: base.gates.add("identity", "not asked yet"),
+        instance_id: Arc::clone(&base.instance_id),
+        policy: publish,
+    };
     supervisor.spawn("node-identity", learner.run(supervisor.shutdown()));
     Wires { snapshots, addresses: start_addresses(supervisor), policy, broker, upstream }
 }

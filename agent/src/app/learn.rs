@@ -26,14 +26,17 @@ const LONG_PAUSE: Duration = Duration::from_secs(30);
 
 /// Asks until it knows.
 pub(super) struct Learner {
-    config: Config,
-    upstream: Arc<Upstream>,
-    source: LateSource,
-    node: watch::Receiver<Option<String>>,
-    clock: Clock,
-    gate: Gate,
-    instance_id: Arc<OnceLock<String>>,
-    policy: watch::Sender<Option<Arc<Policy>>>,
+    pub(super) config: Config,
+    pub(super) upstream: Arc<Upstream>,
+    /// Set once STS can be asked.
+    pub(super) source: LateSource,
+    pub(super) node: watch::Receiver<Option<String>>,
+    pub(super) clock: Clock,
+    pub(super) gate: Gate,
+    /// Set once the metadata service says it.
+    pub(super) instance_id: Arc<OnceLock<String>>,
+    /// Published when enough is known, and again when more is.
+    pub(super) policy: watch::Sender<Option<Arc<Policy>>>,
 }
 
 /// What was learned so far; kept between rounds.
@@ -50,19 +53,6 @@ struct Known {
 // === impl Learner ===
 
 impl Learner {
-    pub(super) fn new(
-        config: &Config,
-        upstream: Arc<Upstream>,
-        source: LateSource,
-        node: watch::Receiver<Option<String>>,
-        clock: Clock,
-        gate: Gate,
-        instance_id: Arc<OnceLock<String>>,
-    ) -> (Self, watch::Receiver<Option<Arc<Policy>>>) {
-        let (policy, published) = watch::channel(None);
-        (Self { config: config.clone(), upstream, source, node, clock, gate, instance_id, policy }, published)
-    }
-
     /// Asks in rounds until everything is known, then waits for `shutdown`.
     pub(super) async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let learned = async {

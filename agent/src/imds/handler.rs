@@ -1,5 +1,6 @@
 //! The way of a request through the door: host, route, token, caller, policy, session, document.
 
+mod access;
 mod metrics;
 mod response;
 
@@ -14,7 +15,6 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-use tracing::info;
 
 use super::audit::Audit;
 use super::document;
@@ -29,6 +29,7 @@ use crate::metrics::Registry;
 use crate::policy::{Denied, Grant, PodFacts, Policy};
 use crate::server::{Answer, Peer};
 use crate::types::{Clock, PodIp};
+use access::Seen;
 use metrics::Metrics;
 use response::Good;
 
@@ -37,10 +38,6 @@ const TOKEN_TTL: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token-
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// A PUT for a token needs no body; a small one is read and dropped, so that its sender sees the answer.
 const MOST_PUT_BYTES: usize = 4 * 1024;
-/// [`Route::NotFound`]'s label.
-const NOT_FOUND: &str = "not_found";
-/// Most of a path that is written.
-const PATH_CHARS: usize = 128;
 
 /// Answers captured connections.
 pub struct Door {
@@ -78,13 +75,6 @@ enum Proof {
     Nothing,
 }
 
-/// What the access line says besides the status.
-struct Seen {
-    route: &'static str,
-    caller: Option<Caller>,
-    v1: bool,
-}
-
 // === impl Door ===
 
 impl Answer for Door {
@@ -96,7 +86,7 @@ impl Answer for Door {
         let reason = answer.as_ref().err().map(Refusal::reason);
         let response = response::make(answer);
         self.metrics.answered(seen.route, response.status(), reason, started.elapsed());
-        access_line(&head, peer, &seen, &response, reason, started);
+        access::line(&head, peer, &seen, &response, reason, started);
         response
     }
 }
@@ -191,6 +181,7 @@ impl Door {
         };
         if seen.v1 {
             self.metrics.v1.inc();
+            self.audit.v1_used(&caller.pod.facts.namespace);
         }
         Ok(good.answering(proof))
     }
@@ -376,35 +367,4 @@ fn revision(pod: &PodFacts) -> u64 {
     let mut hasher = DefaultHasher::new();
     (&pod.role, &pod.external_id).hash(&mut hasher);
     hasher.finish()
-}
-
-/// One line a request, at its end. The path is the client's bytes: it is written, cut and escaped, only where nothing is
-/// there, so that an operator sees what to allow.
-fn access_line(
-    head: &Parts,
-    peer: Peer,
-    seen: &Seen,
-    response: &Response<Full<Bytes>>,
-    reason: Option<&'static str>,
-    started: Instant,
-) {
-    let pod = seen.caller.as_ref().map(|caller| &caller.pod.facts);
-    info!(
-        target: "rolegate::access",
-        method = head.method.as_str(),
-        route = seen.route,
-        status = response.status().as_u16(),
-        reason,
-        path = (seen.route == NOT_FOUND).then(|| shown_path(head)),
-        peer = %peer.socket,
-        pod = pod.map(|pod| &*pod.name),
-        namespace = pod.map(|pod| &*pod.namespace),
-        imds_version = if seen.v1 { 1 } else { 2 },
-        duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
-        "request"
-    );
-}
-
-fn shown_path(head: &Parts) -> String {
-    head.uri.path().chars().take(PATH_CHARS).flat_map(char::escape_default).collect()
 }

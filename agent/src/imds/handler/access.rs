@@ -1,0 +1,57 @@
+//! The access log: one line a request, at its end.
+
+use bytes::Bytes;
+use http::Response;
+use http::request::Parts;
+use http_body_util::Full;
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::identity::Caller;
+use crate::server::Peer;
+
+/// [`Route::NotFound`](super::Route::NotFound)'s label.
+const NOT_FOUND: &str = "not_found";
+/// Most of a path that is written.
+const PATH_CHARS: usize = 128;
+
+/// What the line says besides the status.
+pub(super) struct Seen {
+    /// What was asked for.
+    pub(super) route: &'static str,
+    /// Who asked, once that is known.
+    pub(super) caller: Option<Caller>,
+    /// Without a token.
+    pub(super) v1: bool,
+}
+
+/// One line a request, at its end. The path is the client's bytes: it is written, cut and escaped, only where nothing is
+/// there, so that an operator sees what to allow.
+pub(super) fn line(
+    head: &Parts,
+    peer: Peer,
+    seen: &Seen,
+    response: &Response<Full<Bytes>>,
+    reason: Option<&'static str>,
+    started: Instant,
+) {
+    let pod = seen.caller.as_ref().map(|caller| &caller.pod.facts);
+    info!(
+        target: "rolegate::access",
+        method = head.method.as_str(),
+        route = seen.route,
+        status = response.status().as_u16(),
+        reason,
+        path = (seen.route == NOT_FOUND).then(|| shown_path(head)),
+        peer = %peer.socket,
+        pod = pod.map(|pod| &*pod.name),
+        namespace = pod.map(|pod| &*pod.namespace),
+        imds_version = if seen.v1 { 1 } else { 2 },
+        duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        "request"
+    );
+}
+
+fn shown_path(head: &Parts) -> String {
+    head.uri.path().chars().take(PATH_CHARS).flat_map(char::escape_default).collect()
+}
