@@ -46,8 +46,9 @@ pub struct Plan {
     pub duration: Duration,
     /// Connections that may be open at once; when all are, requests wait and are charged for it.
     pub connections: usize,
-    /// The bytes of a request.
-    pub request: Vec<u8>,
+    /// What is sent in one turn, the bytes of one request after the other, each on a connection of its own: the
+    /// next one leaves when the one before is answered, and the turn's latency is that of all.
+    pub requests: Vec<Vec<u8>>,
 }
 
 /// What one server did.
@@ -83,8 +84,8 @@ impl FromStr for Target {
 // === impl Plan ===
 
 impl Plan {
-    /// Requests in all, warm-up included: rounds in which every target has its turn.
-    fn requests(&self) -> u64 {
+    /// Turns in all, warm-up included: rounds in which every target has one.
+    fn turns(&self) -> u64 {
         let rounds = (self.warm_up + self.duration).as_nanos() * u128::from(self.rate) / 1_000_000_000;
         u64::try_from(rounds).unwrap_or(u64::MAX).saturating_mul(self.targets.len() as u64)
     }
@@ -153,14 +154,15 @@ impl Plan {
         let mut answer = Vec::with_capacity(4 << 10);
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= self.requests() {
+            if index >= self.turns() {
                 return Ok(outcomes);
             }
             let due = self.due(index);
             let target = self.target(index);
             sleep_until(begin + due);
             let lateness = (begin + due).elapsed();
-            let result = ask(self.targets[target].addr, &self.request, &mut answer);
+            let addr = self.targets[target].addr;
+            let result = self.requests.iter().try_for_each(|request| ask(addr, request, &mut answer));
             let latency = (begin + due).elapsed();
             if due >= self.warm_up {
                 outcomes[target].record(lateness, latency, result);
@@ -251,7 +253,7 @@ mod tests {
             warm_up: Duration::from_secs(1),
             duration: Duration::from_secs(2),
             connections: 1,
-            request: Vec::new(),
+            requests: Vec::new(),
         }
     }
 
@@ -271,7 +273,7 @@ mod tests {
     #[test]
     fn requests_are_due_at_a_constant_rate_per_target() {
         let plan = plan(2);
-        assert_eq!(plan.requests(), 6_000);
+        assert_eq!(plan.turns(), 6_000);
         assert_eq!(plan.due(0), Duration::ZERO);
         assert_eq!(plan.due(2_000), Duration::from_secs(1));
     }

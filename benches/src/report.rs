@@ -16,6 +16,8 @@ pub struct Row {
     pub outcome: Outcome,
     /// CPU time that its process took meanwhile.
     pub cpu: Option<Duration>,
+    /// Requests that each latency is of.
+    pub requests_per_turn: usize,
 }
 
 /// The quantiles that are shown.
@@ -24,7 +26,7 @@ const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), 
 // === impl Row ===
 
 impl Row {
-    /// Requests answered.
+    /// Turns answered.
     #[must_use]
     pub fn answered(&self) -> u64 {
         self.outcome.latency.len()
@@ -33,7 +35,8 @@ impl Row {
     /// Microseconds of CPU per request.
     #[must_use]
     pub fn cpu_per_request(&self) -> Option<f64> {
-        let requests = float(self.answered() + self.outcome.errors);
+        let turns = self.answered() + self.outcome.errors;
+        let requests = float(turns * self.requests_per_turn as u64);
         self.cpu.filter(|_| requests > 0.0).map(|cpu| cpu.as_secs_f64() * 1e6 / requests)
     }
 
@@ -49,7 +52,7 @@ impl Row {
 /// A table; ratios are to the first row.
 #[must_use]
 pub fn table(rows: &[Row]) -> String {
-    let mut page = format!("{:<16}{:>9}{:>8}", "target", "requests", "errors");
+    let mut page = format!("{:<16}{:>9}{:>8}", "target", "turns", "errors");
     for (name, _) in QUANTILES {
         let _ = write!(page, "{:>10}", format!("{name} us"));
     }
@@ -87,7 +90,8 @@ pub fn to_json(rows: &[Row]) -> Value {
             };
             json!({
                 "target": row.name,
-                "requests": row.answered(),
+                "turns": row.answered(),
+                "requests_per_turn": row.requests_per_turn,
                 "errors": row.outcome.errors,
                 "first_error": row.outcome.first_error,
                 "latency_us": quantiles(&|quantile| row.micros(quantile)),
