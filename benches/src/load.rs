@@ -58,6 +58,9 @@ pub struct Outcome {
     pub latency: Histogram<u64>,
     /// From due to the connection's first packet, nanoseconds: the client's own share.
     pub lateness: Histogram<u64>,
+    /// From the connection's first packet to the last byte of the answer, nanoseconds: the rest. It forgives
+    /// what a stall does to the requests behind it, so it is told beside `latency`, not instead.
+    pub service: Histogram<u64>,
     /// Requests without a whole 200.
     pub errors: u64,
     /// What the first error was.
@@ -176,13 +179,22 @@ impl Plan {
 impl Outcome {
     fn new() -> anyhow::Result<Self> {
         let histogram = Histogram::new_with_bounds(1_000, nanos(LONGEST), DIGITS)?;
-        Ok(Self { latency: histogram.clone(), lateness: histogram, errors: 0, first_error: None })
+        Ok(Self {
+            latency: histogram.clone(),
+            lateness: histogram.clone(),
+            service: histogram,
+            errors: 0,
+            first_error: None,
+        })
     }
 
     fn record(&mut self, lateness: Duration, latency: Duration, result: anyhow::Result<()>) {
         self.lateness.saturating_record(nanos(lateness));
         match result {
-            Ok(()) => self.latency.saturating_record(nanos(latency)),
+            Ok(()) => {
+                self.latency.saturating_record(nanos(latency));
+                self.service.saturating_record(nanos(latency.saturating_sub(lateness)));
+            }
             Err(error) => {
                 self.errors += 1;
                 self.first_error.get_or_insert_with(|| format!("{error:#}"));
@@ -193,6 +205,7 @@ impl Outcome {
     fn add(&mut self, part: Self) -> anyhow::Result<()> {
         self.latency.add(part.latency)?;
         self.lateness.add(part.lateness)?;
+        self.service.add(part.service)?;
         self.errors += part.errors;
         self.first_error = self.first_error.take().or(part.first_error);
         Ok(())

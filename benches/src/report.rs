@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use crate::load::Outcome;
@@ -41,11 +42,19 @@ impl Row {
     }
 
     fn micros(&self, quantile: f64) -> f64 {
-        float(self.outcome.latency.value_at_quantile(quantile)) / 1e3
+        micros(&self.outcome.latency, quantile)
     }
 
     fn ratio(&self, first: &Self, quantile: f64) -> f64 {
         self.micros(quantile) / first.micros(quantile)
+    }
+
+    fn service(&self, quantile: f64) -> f64 {
+        micros(&self.outcome.service, quantile)
+    }
+
+    fn service_ratio(&self, first: &Self, quantile: f64) -> f64 {
+        self.service(quantile) / first.service(quantile)
     }
 }
 
@@ -56,17 +65,18 @@ pub fn table(rows: &[Row]) -> String {
     for (name, _) in QUANTILES {
         let _ = write!(page, "{:>10}", format!("{name} us"));
     }
-    page.push_str("   p50 ratio   p99 ratio  late p99 us  CPU us/req\n");
+    page.push_str("   p50 ratio   p99 ratio  late p99 us  sent p50 us       ratio  CPU us/req\n");
     let Some(first) = rows.first() else { return page };
     for row in rows {
         let _ = write!(page, "{:<16}{:>9}{:>8}", row.name, row.answered(), row.outcome.errors);
         for (_, quantile) in QUANTILES {
             let _ = write!(page, "{:>10.1}", row.micros(quantile));
         }
-        let late = float(row.outcome.lateness.value_at_quantile(0.99)) / 1e3;
+        let late = micros(&row.outcome.lateness, 0.99);
+        let (sent, sent_ratio) = (row.service(0.5), row.service_ratio(first, 0.5));
         let cpu = row.cpu_per_request().map_or_else(|| "-".into(), |cpu| format!("{cpu:.1}"));
         let (p50, p99) = (row.ratio(first, 0.5), row.ratio(first, 0.99));
-        let _ = writeln!(page, "{p50:>12.2}{p99:>12.2}{late:>13.1}{cpu:>12}");
+        let _ = writeln!(page, "{p50:>12.2}{p99:>12.2}{late:>13.1}{sent:>13.1}{sent_ratio:>12.2}{cpu:>12}");
     }
     for row in rows {
         if let Some(error) = &row.outcome.first_error {
@@ -96,12 +106,18 @@ pub fn to_json(rows: &[Row]) -> Value {
                 "first_error": row.outcome.first_error,
                 "latency_us": quantiles(&|quantile| row.micros(quantile)),
                 "ratio_to_first": quantiles(&|quantile| row.ratio(first, quantile)),
+                "service_us": quantiles(&|quantile| row.service(quantile)),
+                "service_ratio_to_first": quantiles(&|quantile| row.service_ratio(first, quantile)),
                 "max_us": float(row.outcome.latency.max()) / 1e3,
-                "lateness_p99_us": float(row.outcome.lateness.value_at_quantile(0.99)) / 1e3,
+                "lateness_p99_us": micros(&row.outcome.lateness, 0.99),
                 "cpu_us_per_request": row.cpu_per_request(),
             })
         })
         .collect()
+}
+
+fn micros(latency: &Histogram<u64>, quantile: f64) -> f64 {
+    float(latency.value_at_quantile(quantile)) / 1e3
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people: 52 bits are enough")]
