@@ -15,6 +15,8 @@ CARGO_FUZZ_VERSION := 0.13.2
 # Tools are run once or twice: built quickly rather than well.
 QUICK := CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
 FUZZ_SECONDS ?= 60
+# Flags of the end-to-end benchmark, such as --output=json (`target/release/e2e --help`).
+E2E_FLAGS ?=
 # Suites that run a second time, against a real API server, where one could be built.
 REAL_API_SUITES ?= capture clients walkthrough world
 
@@ -56,8 +58,11 @@ deny: rust $(ROLEGATE_CACHE)/bin/cargo-deny ## licences, sources, duplicate and 
 	$(ROLEGATE_CACHE)/bin/cargo-deny -L error --locked check --hide-inclusion-graph bans licenses sources
 
 .PHONY: bench
-bench: rust ## criterion benches of the hot path
+bench: rust ## the hot path step by step, then the agent end to end beside a bare hyper server
 	cargo bench --workspace
+	cargo build --release -p rolegate -p rolegate-benches --bins
+	@export ROLEGATE_BIN="$$(realpath $(TARGET)/release/rolegate)"; \
+	tests/tools/as-root.sh $(TARGET)/release/e2e $(E2E_FLAGS)
 
 .PHONY: fuzz
 fuzz: rust $(ROLEGATE_CACHE)/bin/cargo-fuzz ## every fuzz target for FUZZ_SECONDS each

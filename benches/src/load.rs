@@ -46,8 +46,9 @@ pub struct Plan {
     pub duration: Duration,
     /// Connections that may be open at once; when all are, requests wait and are charged for it.
     pub connections: usize,
-    /// The bytes of a request.
-    pub request: Vec<u8>,
+    /// What is sent in one turn, the bytes of one request after the other, each on a connection of its own: the
+    /// next one leaves when the one before is answered, and the turn's latency is that of all.
+    pub requests: Vec<Vec<u8>>,
 }
 
 /// What one server did.
@@ -57,6 +58,9 @@ pub struct Outcome {
     pub latency: Histogram<u64>,
     /// From due to the connection's first packet, nanoseconds: the client's own share.
     pub lateness: Histogram<u64>,
+    /// From the connection's first packet to the last byte of the answer, nanoseconds: the rest. It forgives
+    /// what a stall does to the requests behind it, so it is told beside `latency`, not instead.
+    pub service: Histogram<u64>,
     /// Requests without a whole 200.
     pub errors: u64,
     /// What the first error was.
@@ -83,8 +87,8 @@ impl FromStr for Target {
 // === impl Plan ===
 
 impl Plan {
-    /// Requests in all, warm-up included: rounds in which every target has its turn.
-    fn requests(&self) -> u64 {
+    /// Turns in all, warm-up included: rounds in which every target has one.
+    fn turns(&self) -> u64 {
         let rounds = (self.warm_up + self.duration).as_nanos() * u128::from(self.rate) / 1_000_000_000;
         u64::try_from(rounds).unwrap_or(u64::MAX).saturating_mul(self.targets.len() as u64)
     }
@@ -153,14 +157,15 @@ impl Plan {
         let mut answer = Vec::with_capacity(4 << 10);
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= self.requests() {
+            if index >= self.turns() {
                 return Ok(outcomes);
             }
             let due = self.due(index);
             let target = self.target(index);
             sleep_until(begin + due);
             let lateness = (begin + due).elapsed();
-            let result = ask(self.targets[target].addr, &self.request, &mut answer);
+            let addr = self.targets[target].addr;
+            let result = self.requests.iter().try_for_each(|request| ask(addr, request, &mut answer));
             let latency = (begin + due).elapsed();
             if due >= self.warm_up {
                 outcomes[target].record(lateness, latency, result);
@@ -174,13 +179,22 @@ impl Plan {
 impl Outcome {
     fn new() -> anyhow::Result<Self> {
         let histogram = Histogram::new_with_bounds(1_000, nanos(LONGEST), DIGITS)?;
-        Ok(Self { latency: histogram.clone(), lateness: histogram, errors: 0, first_error: None })
+        Ok(Self {
+            latency: histogram.clone(),
+            lateness: histogram.clone(),
+            service: histogram,
+            errors: 0,
+            first_error: None,
+        })
     }
 
     fn record(&mut self, lateness: Duration, latency: Duration, result: anyhow::Result<()>) {
         self.lateness.saturating_record(nanos(lateness));
         match result {
-            Ok(()) => self.latency.saturating_record(nanos(latency)),
+            Ok(()) => {
+                self.latency.saturating_record(nanos(latency));
+                self.service.saturating_record(nanos(latency.saturating_sub(lateness)));
+            }
             Err(error) => {
                 self.errors += 1;
                 self.first_error.get_or_insert_with(|| format!("{error:#}"));
@@ -191,6 +205,7 @@ impl Outcome {
     fn add(&mut self, part: Self) -> anyhow::Result<()> {
         self.latency.add(part.latency)?;
         self.lateness.add(part.lateness)?;
+        self.service.add(part.service)?;
         self.errors += part.errors;
         self.first_error = self.first_error.take().or(part.first_error);
         Ok(())
@@ -251,7 +266,7 @@ mod tests {
             warm_up: Duration::from_secs(1),
             duration: Duration::from_secs(2),
             connections: 1,
-            request: Vec::new(),
+            requests: Vec::new(),
         }
     }
 
@@ -271,7 +286,7 @@ mod tests {
     #[test]
     fn requests_are_due_at_a_constant_rate_per_target() {
         let plan = plan(2);
-        assert_eq!(plan.requests(), 6_000);
+        assert_eq!(plan.turns(), 6_000);
         assert_eq!(plan.due(0), Duration::ZERO);
         assert_eq!(plan.due(2_000), Duration::from_secs(1));
     }

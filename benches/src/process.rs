@@ -1,4 +1,4 @@
-//! CPU time of other processes, and which cores they run on.
+//! CPU time and memory of other processes, and which cores they run on.
 
 use std::time::Duration;
 
@@ -17,6 +17,25 @@ pub fn cpu_time(pid: i32) -> anyhow::Result<Duration> {
     let stat =
         std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
     cpu_of(&stat).with_context(|| format!("/proc/{pid}/stat cannot be read"))
+}
+
+/// Resident memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// All of it, KiB.
+    pub resident_kib: u64,
+    /// What is not a page of a file, such as the program itself: KiB.
+    pub anonymous_kib: u64,
+}
+
+/// What a process has in memory now.
+///
+/// # Errors
+/// When there is no such process.
+pub fn memory(pid: i32) -> anyhow::Result<Memory> {
+    let status =
+        std::fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid}"))?;
+    memory_of(&status).with_context(|| format!("/proc/{pid}/status cannot be read"))
 }
 
 /// Binds this thread, and those it starts from now on, to these cores.
@@ -55,9 +74,24 @@ fn cpu_of(stat: &str) -> Option<Duration> {
     Some(TICK * user.checked_add(system)?)
 }
 
+fn memory_of(status: &str) -> Option<Memory> {
+    let field = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+        value.strip_suffix("kB")?.trim().parse().ok()
+    };
+    Some(Memory { resident_kib: field("VmRSS:")?, anonymous_kib: field("RssAnon:")? })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_read_in_kib() {
+        let status = "Name:\tx\nVmRSS:\t    9216 kB\nRssAnon:\t    4100 kB\n";
+        assert_eq!(memory_of(status), Some(Memory { resident_kib: 9_216, anonymous_kib: 4_100 }));
+        assert_eq!(memory_of("Name:\tx\n"), None);
+    }
 
     #[test]
     fn cpu_time_is_the_sum_of_user_and_system_ticks() {

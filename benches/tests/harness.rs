@@ -19,7 +19,7 @@ fn plan(addrs: &[SocketAddr]) -> Plan {
         warm_up: Duration::from_millis(100),
         duration: Duration::from_millis(300),
         connections: 4,
-        request: b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_vec(),
+        requests: vec![b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_vec()],
     }
 }
 
@@ -27,7 +27,7 @@ fn plan(addrs: &[SocketAddr]) -> Plan {
 async fn every_target_gets_its_share_and_failures_are_told_from_answers() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let fine = listener.local_addr().unwrap();
-    let answer = Answer { headers: Vec::new(), body: "the same bytes".into() };
+    let answer = Answer { headers: Vec::new(), body: "the same bytes".into(), others: Vec::new() };
     let serving = tokio_util::task::TaskTracker::new().spawn(serve(listener, answer));
     // Bound and dropped: nobody listens there.
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -41,7 +41,12 @@ async fn every_target_gets_its_share_and_failures_are_told_from_answers() {
     assert!(outcomes[1].first_error.as_ref().unwrap().starts_with("connect"));
     let rows: Vec<Row> = outcomes
         .into_iter()
-        .map(|outcome| Row { name: "x".into(), outcome, cpu: Some(Duration::from_millis(30)) })
+        .map(|outcome| Row {
+            name: "x".into(),
+            outcome,
+            cpu: Some(Duration::from_millis(30)),
+            requests_per_turn: 1,
+        })
         .collect();
     assert_eq!(to_json(&rows)[0]["cpu_us_per_request"], 1000.0);
     assert_eq!(to_json(&rows)[0]["ratio_to_first"]["p50"], 1.0);

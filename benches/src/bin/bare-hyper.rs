@@ -1,15 +1,16 @@
-//! `bare-hyper`: answers every request with the same bytes; what the agent is measured against.
+//! `bare-hyper`: answers with bytes that it is given; what the agent is measured against.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use bytes::Bytes;
 use clap::Parser;
 use hyper::header::{HeaderName, HeaderValue};
 use rolegate_benches::bare::{Answer, serve};
 use tokio::net::TcpListener;
 
-/// A hyper server that answers every request with the same bytes.
+/// A hyper server that answers with the bytes it is given.
 #[derive(Parser)]
 struct Args {
     /// Where it listens; port 0 takes a free one. The address is printed.
@@ -18,6 +19,9 @@ struct Args {
     /// File with the body.
     #[arg(long)]
     body: PathBuf,
+    /// `PATH=FILE`: the body of answers to that path.
+    #[arg(long = "other")]
+    others: Vec<String>,
     /// Header lines of the answer.
     #[arg(long = "header", default_values = ["server: EC2ws", "content-type: text/plain", "connection: close"])]
     headers: Vec<String>,
@@ -28,15 +32,24 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let body = std::fs::read(&args.body).with_context(|| format!("{}", args.body.display()))?;
+    let body = read(&args.body)?;
+    let others = args.others.iter().map(|other| {
+        let (path, file) = other.split_once('=').with_context(|| format!("{other:?} is not PATH=FILE"))?;
+        Ok((path.to_owned(), read(file.as_ref())?))
+    });
+    let others = others.collect::<anyhow::Result<_>>()?;
     let headers = args.headers.iter().map(|line| header(line)).collect::<anyhow::Result<_>>()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(args.workers).enable_all().build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind(args.listen).await?;
         println!("{}", listener.local_addr()?);
-        serve(listener, Answer { headers, body: body.into() }).await
+        serve(listener, Answer { headers, body, others }).await
     })
+}
+
+fn read(file: &Path) -> anyhow::Result<Bytes> {
+    Ok(std::fs::read(file).with_context(|| format!("{}", file.display()))?.into())
 }
 
 fn header(line: &str) -> anyhow::Result<(HeaderName, HeaderValue)> {

@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use rolegate_benches::load::{Plan, Target};
-use rolegate_benches::process::{cpu_time, pin_process, pin_self};
+use rolegate_benches::measure::measure;
+use rolegate_benches::process::{pin_process, pin_self};
 use rolegate_benches::report::{Row, table, to_json};
 
 /// Open-loop latency of several servers in one run: one connection per request, constant rate, latency
@@ -52,30 +53,20 @@ fn main() -> anyhow::Result<()> {
     if !args.cores.is_empty() {
         pin_self(&args.cores)?;
     }
-    let pids: Vec<Option<i32>> = args.targets.iter().map(|target| target.pid).collect();
     if !args.server_cores.is_empty() {
-        for pid in pids.iter().flatten() {
-            pin_process(*pid, &args.server_cores)?;
+        for pid in args.targets.iter().filter_map(|target| target.pid) {
+            pin_process(pid, &args.server_cores)?;
         }
     }
     let plan = Plan {
-        request: request(&args),
+        requests: vec![request(&args)],
         targets: args.targets,
         rate: args.rate,
         warm_up: Duration::try_from_secs_f64(args.warm_up)?,
         duration: Duration::try_from_secs_f64(args.seconds)?,
         connections: args.connections,
     };
-    let mut before = Vec::new();
-    let outcomes = plan.run(|| before = pids.iter().map(|pid| pid.map(cpu_time)).collect())?;
-    let mut rows = Vec::new();
-    for (((target, outcome), pid), before) in plan.targets.into_iter().zip(outcomes).zip(pids).zip(before) {
-        let cpu = match (pid, before) {
-            (Some(pid), Some(before)) => Some(cpu_time(pid)?.saturating_sub(before?)),
-            _ => None,
-        };
-        rows.push(Row { name: target.name, outcome, cpu });
-    }
+    let rows = measure(&plan)?;
     show(&rows, args.output)
 }
 
