@@ -4,8 +4,12 @@
 
 #[path = "acceptance/allowed_roles.rs"]
 mod allowed_roles;
+#[path = "acceptance/custom_profile.rs"]
+mod custom_profile;
 #[path = "acceptance/walkthrough.rs"]
 mod walkthrough;
+#[path = "acceptance/wrong_trust.rs"]
+mod wrong_trust;
 
 use rolegate_tests::agent::{Agent, Line};
 use rolegate_tests::clients::{Client, aws_cli};
@@ -68,6 +72,16 @@ fn refused(agent: &Agent, pod: &RunningPod) -> String {
 /// Waits until the pod is answered by another `Code`: a change has arrived at the agent.
 fn code_becomes(agent: &Agent, pod: &RunningPod, code: &str) {
     agent.poll(code, || Ok(pod.imds().credentials()?["Code"] == code)).unwrap();
+}
+
+/// Waits until the agent, started with `--debug`, knows this pod of that role.
+fn knows(agent: &Agent, uid: &str, role: &str) {
+    let known = || {
+        let store = agent.admin("/debug/store")?.json()?;
+        let pods = store["pods"].as_array().cloned().unwrap_or_default();
+        Ok(pods.iter().any(|pod| pod["uid"] == uid && pod["role"] == role))
+    };
+    agent.poll("the pod is known", known).unwrap();
 }
 
 /// A line of the audit trail that refuses that pod.
