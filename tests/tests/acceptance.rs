@@ -1,4 +1,6 @@
 //! What an operator of a kOps cluster tries first, with that cluster's names and values, against the real agent.
+//!
+//! The story that takes fifteen minutes and more is told on a paused clock, in `prefetch` of the agent.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -6,6 +8,10 @@
 mod allowed_roles;
 #[path = "acceptance/custom_profile.rs"]
 mod custom_profile;
+#[path = "acceptance/drop_in.rs"]
+mod drop_in;
+#[path = "acceptance/refresh.rs"]
+mod refresh;
 #[path = "acceptance/walkthrough.rs"]
 mod walkthrough;
 #[path = "acceptance/wrong_trust.rs"]
