@@ -63,6 +63,9 @@ fn desired<'a>(
 }
 
 #[cfg(test)]
+mod fifteen_minutes;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::policy::NamespaceAnnotations;

@@ -85,8 +85,35 @@ impl Agent {
     /// # Errors
     /// When it cannot be built or started.
     pub fn start(node: &Arc<NetNs>, args: &[String], env: &BTreeMap<String, String>) -> Result<Self> {
-        let mut child = node
-            .command(binary()?)
+        Self::launch(node, node.command(binary()?), args, env)
+    }
+
+    /// As [`Agent::start`], in a mount namespace of its own, as a container has it: `/run` and `/var/lib` are
+    /// empty but for what this shell script puts there.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub fn start_contained(
+        node: &Arc<NetNs>,
+        script: &str,
+        args: &[String],
+        env: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let prepare = format!(
+            "set -e; mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /var/lib; {script}\nexec \"$0\" \"$@\""
+        );
+        let mut command = node.command("unshare");
+        command.args(["--mount", "sh", "-c", &prepare]).arg(binary()?);
+        Self::launch(node, command, args, env)
+    }
+
+    fn launch(
+        node: &Arc<NetNs>,
+        mut command: Command,
+        args: &[String],
+        env: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let mut child = command
             .args(args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -218,7 +218,7 @@ fn keep<T>(known: &mut Option<T>, learned: Option<T>) {
     }
 }
 
-/// The node's role, and the statement that a role's trust policy needs.
+/// The node's role, and the statement that a role's trust policy needs. Neither IMDS nor STS says the role's path.
 fn announce(own: &NodeRole, known: &Known, base: Option<&RoleArnBase>) {
     let arn = own.arn().map(str::to_owned).or_else(|| {
         let base = base.or(known.base.as_ref())?;
@@ -238,6 +238,7 @@ fn announce(own: &NodeRole, known: &Known, base: Option<&RoleArnBase>) {
         role_arn = %arn,
         names = %own.names().join(", "),
         trust_statement = %statement,
-        "the node's own role; pods never get it, and every role of a pod needs this statement in its trust policy"
+        "the node's own role; pods never get it, and every role of a pod needs this statement in its trust policy \
+         (if the node's role has a path, put it before the name: it is not known here)"
     );
 }

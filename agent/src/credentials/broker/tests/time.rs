@@ -251,3 +251,18 @@ async fn a_refresh_that_hangs_does_not_hold_up_shutdown() {
     bench.tasks.wait().await;
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
+
+/// Not paused: where two looks at the clock differ.
+#[tokio::test]
+async fn what_is_wanted_is_fetched_and_refreshed_where_time_does_not_stand_still() {
+    let bench = Bench::with(config::Credentials { refresh_age: Duration::from_millis(100), ..config() });
+    *bench.sts.latency.lock() = Duration::ZERO;
+    bench.want(&[(&key("MyPodRole"), &["a"])]);
+    let refreshed = async {
+        while bench.sts.calls() < 3 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), refreshed).await.expect("prefetched, and refreshed twice");
+    assert_eq!(bench.metric("sts_calls_total", &[("cause", "prefetch")]), 1.0);
+}
