@@ -2,7 +2,9 @@
 
 use rolegate_tests::world::NODE_ROLE;
 
-use crate::lab::{Lab, OPEN, Shared, TOKENS_REQUIRED, USUAL, Wrong, everything_v4, has_marker, statuses};
+use crate::lab::{
+    Lab, OPEN, Shared, TOKENS_REQUIRED, USUAL, WIDE, Wrong, everything_v4, has_marker, statuses,
+};
 use crate::roles::passed_on_by_default;
 
 /// What stands for the name of the node's role.
@@ -91,7 +93,7 @@ const TARGETS: [&str; 76] = [
 /// A request is refused, whatever its method and the agent's flags.
 #[test]
 fn target_that_means_the_nodes_secrets_is_refused_in_every_spelling() {
-    for shared in [&USUAL, &OPEN, &TOKENS_REQUIRED] {
+    for shared in [&USUAL, &OPEN, &WIDE, &TOKENS_REQUIRED] {
         let Some(lab) = shared.get() else { return };
         let (pod, mut wrong) = (lab.pod("own"), Wrong::default());
         let token = pod.imds().imds_token(21_600).unwrap();
@@ -105,7 +107,7 @@ fn target_that_means_the_nodes_secrets_is_refused_in_every_spelling() {
             }
         }
         only_what_is_open_reached_imds(shared, &lab, &mut wrong);
-        wrong.none(&lab.agent);
+        wrong.none();
     }
 }
 
@@ -115,7 +117,8 @@ fn no_byte_anywhere_in_a_path_leads_to_the_nodes_secrets() {
     let Some(lab) = OPEN.get() else { return };
     let (pod, mut wrong) = (lab.pod("own"), Wrong::default());
     let secret = format!("meta-data/iam/security-credentials/{NODE_ROLE}");
-    for byte in 0..=255_u8 {
+    // A fragment is not part of the request: what is before it is asked for.
+    for byte in (0..=255_u8).filter(|byte| *byte != b'#') {
         let encoded = format!("%{byte:02x}").into_bytes();
         for (at, insert) in [(0, vec![byte]), (9, encoded.clone()), (13, vec![byte]), (34, encoded)] {
             let mut request = b"GET /latest/".to_vec();
@@ -127,10 +130,11 @@ fn no_byte_anywhere_in_a_path_leads_to_the_nodes_secrets() {
         }
     }
     only_what_is_open_reached_imds(&OPEN, &lab, &mut wrong);
-    wrong.none(&lab.agent);
+    wrong.none();
 }
 
-/// Heads that two parsers read differently. What is right is an answer of this status to the first request alone.
+/// Heads that two parsers read differently. What is right is an answer of this status to the first request alone; 0:
+/// none, the connection is closed. A length beside a coding is harmless where nothing can follow the first request.
 const HEADS: [(&str, u16, &str); 47] = [
     ("bare LF", 200, "GET /latest/meta-data/mac HTTP/1.1\nHost: 169.254.169.254\n\n"),
     ("obs-fold", 400, "GET / HTTP/1.1\r\nHost: 169.254.169.254\r\nX-A: b\r\n c\r\n\r\n"),
@@ -145,7 +149,7 @@ const HEADS: [(&str, u16, &str); 47] = [
     ("space in the target", 400, "GET /latest/user-data x HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n"),
     ("no version", 400, "GET /latest/user-data\r\n\r\n"),
     ("version 2", 400, "GET /latest/user-data HTTP/2.0\r\nHost: 169.254.169.254\r\n\r\n"),
-    ("h2 preface", 400, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    ("h2 preface", 0, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     ("no slash", 400, "GET latest/user-data HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n"),
     ("asterisk", 404, "GET * HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n"),
     ("OPTIONS asterisk", 404, "OPTIONS * HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n"),
@@ -202,7 +206,7 @@ const HEADS: [(&str, u16, &str); 47] = [
     ("length with sign", 400, "GET / HTTP/1.1\r\nHost: 169.254.169.254\r\nContent-Length: +5\r\n\r\n12345"),
     (
         "length and chunked",
-        400,
+        200,
         "GET / HTTP/1.1\r\nHost: 169.254.169.254\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ),
     (
@@ -263,7 +267,9 @@ fn head_that_parsers_read_differently_is_answered_once_and_gives_nothing_away() 
     let (pod, mut wrong) = (lab.pod("own"), Wrong::default());
     for (row, status, request) in HEADS {
         let answers = everything_v4(&pod, request.as_bytes()).unwrap();
-        wrong.unless(statuses(&answers) == [status], (row, status), String::from_utf8_lossy(&answers));
+        let answered = statuses(&answers);
+        let once = answered == [status] || status == 0 && answered.is_empty();
+        wrong.unless(once, (row, status), String::from_utf8_lossy(&answers));
         wrong.unless(
             !has_marker(&answers),
             (row, "something of the node's"),
@@ -271,7 +277,7 @@ fn head_that_parsers_read_differently_is_answered_once_and_gives_nothing_away() 
         );
     }
     only_what_is_open_reached_imds(&USUAL, &lab, &mut wrong);
-    wrong.none(&lab.agent);
+    wrong.none();
 }
 
 #[test]
@@ -291,7 +297,7 @@ fn head_or_target_that_is_too_long_is_refused() {
     ] {
         unless_refused(&lab, &pod, &mut wrong, row, request.as_bytes());
     }
-    wrong.none(&lab.agent);
+    wrong.none();
 }
 
 /// No token that the agent gives is one of the real service's, and none of that service's is shown to a pod.
@@ -311,7 +317,7 @@ fn tokens_of_agent_and_real_service_are_worth_nothing_to_each_other() {
         "a real token at the agent",
         &pod.imds().get_v2("/latest/meta-data/mac", &real),
     );
-    wrong.none(&lab.agent);
+    wrong.none();
 }
 
 fn unless_refused(
@@ -340,7 +346,7 @@ fn unless_refused(
 }
 
 fn only_what_is_open_reached_imds(shared: &Shared, lab: &Lab, wrong: &mut Wrong) {
-    let open = std::ptr::eq(shared, &raw const OPEN);
+    let open = shared.opens_metadata();
     let never = ["/iam", "identity-credentials", "user-data"];
     let passed = |target: &str| {
         let below = target.starts_with("/latest/meta-data/") || target.starts_with("/latest/dynamic/");

@@ -55,7 +55,7 @@ fn list_is_the_bare_name_in_every_spelling_that_normalises() {
         wrong.unless_answered(404, target, &pod.imds().get(target));
     }
     lab.only_constants_reached_imds(passed_on_by_default, &mut wrong);
-    wrong.none(&lab.agent);
+    wrong.none();
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn document_has_the_seven_keys_in_the_order_of_the_real_one() {
     wrong.unless(issued.role == arn("MyPodRole"), "role", &issued);
     let told = time::OffsetDateTime::from(issued.expiration).replace_nanosecond(0).unwrap();
     wrong.unless(at("Expiration") == told, "the expiry that STS gave", (&document, told));
-    wrong.none(&lab.agent);
+    wrong.none();
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn role_in_the_path_must_be_the_pods_own() {
         wrong.unless((document["Code"] == "Success") != refused, (name, asked), &document);
         wrong.unless(document.get("AccessKeyId").is_none() == refused, (name, asked), &document);
     }
-    wrong.none(&lab.agent);
+    wrong.none();
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn pod_without_a_role_is_answered_as_an_instance_without_a_profile() {
         wrong.unless_answered(404, (path, "IPv6"), &pod.imds_v6().get(path));
     }
     wrong.unless_answered(200, "the rest", &pod.imds().get("/latest/meta-data/"));
-    wrong.none(&lab.agent);
+    wrong.none();
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn role_that_the_namespace_forbids_is_listed_and_its_document_says_how_to_allow_
     wrong.unless(!message.contains(NODE_ROLE), "Message", message);
     let calls = lab.world.sts.calls();
     wrong.unless(calls.iter().all(|call| call.role != arn("OtherRole")), "calls", &calls);
-    wrong.none(&lab.agent);
+    wrong.none();
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn info_is_made_from_the_pods_role() {
     let directory = lab.pod("own").imds().get("/latest/meta-data/iam/");
     wrong.unless_answered(200, "directory", &directory);
     wrong.unless(directory.unwrap().text() == "info\nsecurity-credentials/", "directory", "");
-    wrong.none(&lab.agent);
+    wrong.none();
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn head_is_answered_as_get_without_the_body() {
         let length = format!("content-length: {}\r\n", get.body.len());
         wrong.unless(text.to_lowercase().contains(&length), (path, &length), &text);
     }
-    wrong.none(&lab.agent);
+    wrong.none();
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn host_must_be_the_metadata_service_and_forwarding_alone_changes_nothing() {
     let v6 = "GET / HTTP/1.1\r\nHost: [FD00:EC2::254]:80\r\n\r\n";
     let answers = everything(&pod, imds_v6(), v6.as_bytes()).unwrap();
     wrong.unless(statuses(&answers) == [200], "IPv6", String::from_utf8_lossy(&answers));
-    wrong.none(&lab.agent);
+    wrong.none();
 }
 
 /// What the default allow-list passes on, written down a second time.

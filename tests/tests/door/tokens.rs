@@ -31,7 +31,7 @@ fn token_is_given_for_every_ttl_that_there_is_and_refused_for_every_other() {
     wrong.unless_answered(400, "no ttl", &pod.imds().request("PUT", TOKEN_PATH, &[]));
     let twice = pod.imds().request("PUT", TOKEN_PATH, &[(TTL, "60"), (TTL, "60")]);
     wrong.unless_answered(400, "ttl twice", &twice);
-    wrong.none(&lab.agent);
+    wrong.none();
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn token_is_put_on_one_path_by_nobody_that_forwards() {
         };
         wrong.unless(allow == wanted, ("Allow", method, target), &answer);
     }
-    wrong.none(&lab.agent);
+    wrong.none();
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn body_and_expectation_of_a_put_change_nothing() {
         let last = statuses(&answers).into_iter().rfind(|status| *status != 100);
         wrong.unless(last == Some(200), rest, String::from_utf8_lossy(&answers));
     }
-    wrong.none(&lab.agent);
+    wrong.none();
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn token_that_is_not_this_pods_own_is_401_and_empty() {
         wrong.unless_answered(403, (path, "forwarded"), &forwarded);
     }
     wrong.unless_answered(200, "the same token", &pod.imds().get_v2(OWN_DOCUMENT, &good));
-    wrong.none(&lab.agent);
+    wrong.none();
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn name_of_the_tokens_header_may_be_in_any_case() {
         let bad = pod.imds().request("GET", ROLES, &[(name, "INVALID")]);
         wrong.unless_answered(401, name, &bad);
     }
-    wrong.none(&lab.agent);
+    wrong.none();
 }
 
 /// Every path without a token is `status` for `pod`, and 200 with one.
@@ -170,7 +170,7 @@ fn without_a_token(shared: &Shared, pod: &'static str, status: u16) {
         wrong.unless_answered(200, ("token", path), &pod.imds().get_v2(path, &token));
         wrong.unless_answered(status, ("HEAD", path), &pod.imds().request("HEAD", path, &[]));
     }
-    wrong.none(&lab.agent);
+    wrong.none();
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn path_that_is_nothing_is_401_without_a_token_where_tokens_are_required() {
     let token = pod.imds().imds_token(300).unwrap();
     wrong.unless_answered(401, "no token", &pod.imds().get("/nothing"));
     wrong.unless_answered(404, "token", &pod.imds().get_v2("/nothing", &token));
-    wrong.none(&lab.agent);
+    wrong.none();
 }
 
 #[test]
