@@ -1,7 +1,7 @@
 //! A small HTTP/1.1 client for pods: exact bytes out, status, headers and body back.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -104,7 +104,11 @@ impl<'a> Client<'a> {
     /// What [`Client::request`] sends.
     #[must_use]
     pub fn bytes(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> Vec<u8> {
-        let mut request = format!("{method} {target} HTTP/1.1\r\nHost: {}\r\n", self.to.ip());
+        let host = match self.to.ip() {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        };
+        let mut request = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n");
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }

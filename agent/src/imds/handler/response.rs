@@ -1,7 +1,7 @@
 //! Answers as the real service gives them (PROTOCOL.md 1.6 and 2.1): its `Server`, text/plain, no body on an error.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, SERVER};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SERVER};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 
@@ -13,6 +13,10 @@ use crate::server::HopLimit;
 /// What the real service calls itself; old Terraform looks for `EC2` in it.
 const EC2WS: HeaderValue = HeaderValue::from_static("EC2ws");
 const TEXT_PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
+/// Every answer ends its connection; hyper says so to HTTP/1.1 alone.
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+/// hyper leaves the length of nothing out of its answers to HEAD.
+const NO_BYTES: HeaderValue = HeaderValue::from_static("0");
 
 /// A 200.
 #[derive(Debug)]
@@ -66,6 +70,7 @@ pub(super) fn make(answer: Result<Good, Refusal>) -> Response<Full<Bytes>> {
         Err(refusal) => empty(&refusal),
     };
     response.headers_mut().insert(SERVER, EC2WS);
+    response.headers_mut().insert(CONNECTION, CLOSE);
     response
 }
 
@@ -73,6 +78,7 @@ fn empty(refusal: &Refusal) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     *response.status_mut() = refusal.status();
     response.headers_mut().insert(CONTENT_TYPE, TEXT_PLAIN);
+    response.headers_mut().insert(CONTENT_LENGTH, NO_BYTES);
     if let Some(allow) = refusal.allow() {
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     }

@@ -1,0 +1,21 @@
+//! The door, byte by byte: what a pod may ask of the agent, what it is answered, and what the real IMDS sees of it.
+//!
+//! The real agent is asked through real rules. Rows of tables are collected, so that a failure names every row
+//! that is wrong.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "door/callers.rs"]
+mod callers;
+#[path = "door/hostile.rs"]
+mod hostile;
+#[path = "door/lab.rs"]
+mod lab;
+#[path = "door/metadata.rs"]
+mod metadata;
+#[path = "door/roles.rs"]
+mod roles;
+#[path = "door/sts.rs"]
+mod sts;
+#[path = "door/tokens.rs"]
+mod tokens;
