@@ -101,13 +101,17 @@ impl Listeners {
     /// Binds `port` on every address of both families; a host without IPv6 is not an error.
     ///
     /// # Errors
-    /// When IPv4 cannot be bound: usually the port is taken, and the error names it.
+    /// When IPv4 cannot be bound, or somebody else has the port of either family: pods would be redirected to
+    /// them. The error names the port.
     pub fn bind(port: u16) -> io::Result<Self> {
-        let v4 = listener(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
-            .map_err(|error| io::Error::new(error.kind(), format!("port {port} cannot be bound: {error}")))?;
+        let named = |error: io::Error| {
+            io::Error::new(error.kind(), format!("port {port} (--app-port) cannot be bound: {error}"))
+        };
+        let v4 = listener(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).map_err(named)?;
         let mut all = vec![v4];
         match listener(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))) {
             Ok(v6) => all.push(v6),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(named(error)),
             Err(error) => debug!(%error, port, "IPv6 is not served: the port cannot be bound there"),
         }
         Ok(Self(all))
