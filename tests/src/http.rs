@@ -104,7 +104,11 @@ impl<'a> Client<'a> {
     /// What [`Client::request`] sends.
     #[must_use]
     pub fn bytes(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> Vec<u8> {
-        let mut request = format!("{method} {target} HTTP/1.1\r\nHost: {}\r\n", self.to.ip());
+        let host = match self.to {
+            SocketAddr::V4(to) => to.ip().to_string(),
+            SocketAddr::V6(to) => format!("[{}]", to.ip()),
+        };
+        let mut request = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n");
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }

@@ -20,9 +20,7 @@ use crate::netns;
 use crate::real_api::RealApi;
 use crate::skip;
 use crate::sts::Sts;
-use crate::topology::{
-    Backend, NODE_V4, NODE_V6, PodNet, Topology, WORLD_V4, imds_v4, imds_v6,
-};
+use crate::topology::{Backend, NODE_V4, NODE_V6, PodNet, Topology, WORLD_V4, imds_v4, imds_v6};
 
 /// The account of everything here.
 pub const ACCOUNT: &str = "123456789012";

@@ -53,9 +53,7 @@ fn second_signal_ends_it_at_once() {
     let agent = world.agent(&[]).unwrap();
     let mut half = pod.imds().connect().unwrap();
     half.send(b"GET /latest/meta-data/ HTTP/1.1\r\nHost:").unwrap();
-    agent
-        .poll("the connection is open", || Ok(agent.metric("rolegate_connections_open")? >= 1.0))
-        .unwrap();
+    agent.poll("the connection is open", || Ok(agent.metric("rolegate_connections_open")? >= 1.0)).unwrap();
 
     agent.sigterm().unwrap();
     agent.wait_for_line("ending", |line| line.text.contains("ending: started requests")).unwrap();
