@@ -25,6 +25,7 @@ use nix::sys::socket::{
 };
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -47,6 +48,8 @@ const CONNECTION_BUFFER_BYTES: usize = 16 * 1024;
 const MOST_HEADERS: usize = 64;
 /// After an accept error that is not the connection's own fault (EMFILE, ENOBUFS): the time for others to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A node without descriptors fails twenty times a second: it is written once in this time.
+const ACCEPT_WARNING_EVERY: Duration = Duration::from_secs(10);
 /// Connections that the kernel completes before we accept them.
 const BACKLOG: i32 = 4096;
 
@@ -175,6 +178,7 @@ impl<D: Answer, U: Answer> Server<D, U> {
     }
 
     async fn accept_loop(&self, listener: TcpListener, shutdown: CancellationToken) {
+        let mut warned = None;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -183,12 +187,12 @@ impl<D: Answer, U: Answer> Server<D, U> {
             };
             match accepted {
                 Ok((stream, socket)) => self.start(stream, socket, shutdown.clone()),
-                Err(error) => self.accept_failed(&error).await,
+                Err(error) => self.accept_failed(&error, &mut warned).await,
             }
         }
     }
 
-    async fn accept_failed(&self, error: &io::Error) {
+    async fn accept_failed(&self, error: &io::Error, warned: &mut Option<Instant>) {
         let cause = match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EMFILE | Errno::ENFILE) => "descriptors",
             Some(Errno::ENOBUFS | Errno::ENOMEM) => "memory",
@@ -198,7 +202,10 @@ impl<D: Answer, U: Answer> Server<D, U> {
         };
         self.metrics.accept_errors.with_label_values(&[cause]).inc();
         if cause != "aborted" {
-            warn!(%error, cause, "a connection could not be accepted");
+            if warned.is_none_or(|at| at.elapsed() >= ACCEPT_WARNING_EVERY) {
+                warn!(%error, cause, "connections cannot be accepted");
+                *warned = Some(Instant::now());
+            }
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use rolegate_tests::agent::METRICS_PORT;
 use rolegate_tests::http::{Client, Response};
 use rolegate_tests::imds::NODE_MARKER;
@@ -44,6 +45,31 @@ fn sigterm_answers_the_request_that_waits_for_sts_and_ends_with_0() {
     assert_eq!((answer.status, code(&answer).as_str()), (200, "Success"), "{}", agent.log());
     assert_eq!(agent.wait().unwrap().code(), Some(0), "{}", agent.log());
     agent.wait_for_line("ended", |line| line.text_of("message").as_deref() == Some("ended")).unwrap();
+}
+
+/// The kernel completes connections that the agent has not accepted yet: those are started requests, too.
+#[test]
+fn requests_that_came_before_sigterm_are_answered() {
+    let Some(world) = world("requests_that_came_before_sigterm_are_answered") else { return };
+    let pod = world.pod("default", "aws-cli", |pod| pod.role("MyPodRole")).unwrap();
+    let agent = world.agent(&[]).unwrap();
+    assert_eq!(pod.imds().credentials().unwrap()["Code"], "Success");
+
+    agent.signal(Signal::SIGSTOP).unwrap();
+    let asked: Vec<_> = (0..20)
+        .map(|_| {
+            let mut connection = pod.imds().connect().unwrap();
+            connection.send(&pod.imds().bytes("GET", DOCUMENT, &[])).unwrap();
+            connection
+        })
+        .collect();
+    agent.sigterm().unwrap();
+    agent.signal(Signal::SIGCONT).unwrap();
+    for (n, mut connection) in asked.into_iter().enumerate() {
+        let answer = connection.read(false).unwrap_or_else(|error| panic!("{n}: {error}\n{}", agent.log()));
+        assert_eq!((answer.status, code(&answer).as_str()), (200, "Success"), "{n}");
+    }
+    assert_eq!(agent.wait().unwrap().code(), Some(0), "{}", agent.log());
 }
 
 #[test]
