@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -50,6 +51,9 @@ const MOST_HEADERS: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A node without descriptors fails twenty times a second: it is written once in this time.
 const ACCEPT_WARNING_EVERY: Duration = Duration::from_secs(10);
+/// After the signal to end, the time for requests to be read that are on their way: hyper, told to shut down, closes at
+/// once a connection that it has read nothing from.
+const UNREAD_GRACE: Duration = Duration::from_millis(250);
 /// Connections that the kernel completes before we accept them.
 const BACKLOG: i32 = 4096;
 
@@ -182,13 +186,17 @@ impl<D: Answer, U: Answer> Server<D, U> {
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, socket)) => self.start(stream, socket, shutdown.clone()),
                 Err(error) => self.accept_failed(&error, &mut warned).await,
             }
+        }
+        // What the kernel has completed before the end has been asked for before it.
+        while let Some(Ok((stream, socket))) = listener.accept().now_or_never() {
+            self.start(stream, socket, shutdown.clone());
         }
     }
 
@@ -277,9 +285,13 @@ async fn serve<D: Answer, U: Answer>(
         .title_case_headers(true)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
+    let ending = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(UNREAD_GRACE).await;
+    };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = shutdown.cancelled() => {
+        () = ending => {
             connection.as_mut().graceful_shutdown();
             match tokio::time::timeout(drain, connection).await {
                 Ok(ended) => ended,
