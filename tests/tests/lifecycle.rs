@@ -90,6 +90,20 @@ fn second_signal_ends_it_at_once() {
 }
 
 #[test]
+fn drain_takes_no_longer_than_asked() {
+    let Some(world) = world("drain_takes_no_longer_than_asked") else { return };
+    let pod = world.pod("default", "slow", |pod| pod.role("MyPodRole")).unwrap();
+    let agent = world.agent(&["--drain-timeout=1s"]).unwrap();
+    let mut half = pod.imds().connect().unwrap();
+    half.send(b"GET /latest/meta-data/ HTTP/1.1\r\nHost:").unwrap();
+    agent.poll("the connection is open", || Ok(agent.metric("rolegate_connections_open")? >= 1.0)).unwrap();
+    agent.sigterm().unwrap();
+    assert_eq!(agent.wait().unwrap().code(), Some(0), "{}", agent.log());
+    assert!(agent.log().contains("the drain took too long"), "{}", agent.log());
+    assert!(half.is_closed().unwrap());
+}
+
+#[test]
 fn taken_port_is_an_error_that_names_it() {
     let Some(world) = world("taken_port_is_an_error_that_names_it") else { return };
     for (address, port) in
