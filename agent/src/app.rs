@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::admin::{Admin, DebugPages, Health, Scope};
@@ -88,17 +87,21 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let admin = start_admin(&base, &wires, admin, &mut supervisor);
     start_server(&base, wires, app, admin, &mut supervisor)?;
     start_ready_log(&base, &mut supervisor);
+    let mut signals = process::Signals::new()?;
     serving.open();
 
     let ended = tokio::select! {
-        signal = process::terminated() => signal.map(|name| info!(signal = name, "ending: started requests are answered")),
+        name = signals.next() => {
+            info!(signal = name, "ending: started requests are answered");
+            Ok(())
+        }
         failure = supervisor.failed() => Err(anyhow::Error::new(failure)),
     };
     if let Err(error) = &ended {
         error!(%error, "ending");
     }
     serving.close("ending");
-    drain(&mut supervisor, base.config.server.drain).await;
+    drain(&mut supervisor, &mut signals, base.config.server.drain).await;
     drop(base.telemetry);
     ended
 }
@@ -301,14 +304,10 @@ fn start_ready_log(base: &Base, supervisor: &mut Supervisor) {
 }
 
 /// Waits for all tasks and connections, but no longer than asked, and not at all after a second signal.
-async fn drain(supervisor: &mut Supervisor, limit: Duration) {
-    let aborted = CancellationToken::new();
+async fn drain(supervisor: &mut Supervisor, signals: &mut process::Signals, limit: Duration) {
     tokio::select! {
         () = supervisor.drain() => info!("ended"),
         () = tokio::time::sleep(limit) => warn!(seconds = limit.as_secs(), "ended with requests unanswered: the drain took too long"),
-        _ = process::terminated() => {
-            aborted.cancel();
-            warn!("ended at once: second signal");
-        }
+        name = signals.next() => warn!(signal = name, "ended at once: second signal"),
     }
 }

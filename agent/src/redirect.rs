@@ -127,7 +127,7 @@ impl Redirect {
         }
         in_force(outcome)?;
         self.metrics.present.set(1);
-        self.gate.close("installed, and not compared since");
+        self.gate.close("installed, pods' interfaces not looked at yet");
         self.log_start(&desired, &links);
         Ok(())
     }

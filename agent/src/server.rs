@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -25,6 +26,7 @@ use nix::sys::socket::{
 };
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -47,6 +49,11 @@ const CONNECTION_BUFFER_BYTES: usize = 16 * 1024;
 const MOST_HEADERS: usize = 64;
 /// After an accept error that is not the connection's own fault (EMFILE, ENOBUFS): the time for others to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A node without descriptors fails twenty times a second: it is written once in this time.
+const ACCEPT_WARNING_EVERY: Duration = Duration::from_secs(10);
+/// After the signal to end, the time for requests to be read that are on their way: hyper, told to shut down, closes at
+/// once a connection that it has read nothing from.
+const UNREAD_GRACE: Duration = Duration::from_millis(250);
 /// Connections that the kernel completes before we accept them.
 const BACKLOG: i32 = 4096;
 
@@ -101,13 +108,17 @@ impl Listeners {
     /// Binds `port` on every address of both families; a host without IPv6 is not an error.
     ///
     /// # Errors
-    /// When IPv4 cannot be bound: usually the port is taken, and the error names it.
+    /// When IPv4 cannot be bound, or somebody else has the port of either family: pods would be redirected to
+    /// them. The error names the port.
     pub fn bind(port: u16) -> io::Result<Self> {
-        let v4 = listener(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
-            .map_err(|error| io::Error::new(error.kind(), format!("port {port} cannot be bound: {error}")))?;
+        let named = |error: io::Error| {
+            io::Error::new(error.kind(), format!("port {port} (--app-port) cannot be bound: {error}"))
+        };
+        let v4 = listener(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).map_err(named)?;
         let mut all = vec![v4];
         match listener(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))) {
             Ok(v6) => all.push(v6),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(named(error)),
             Err(error) => debug!(%error, port, "IPv6 is not served: the port cannot be bound there"),
         }
         Ok(Self(all))
@@ -171,20 +182,25 @@ impl<D: Answer, U: Answer> Server<D, U> {
     }
 
     async fn accept_loop(&self, listener: TcpListener, shutdown: CancellationToken) {
+        let mut warned = None;
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, socket)) => self.start(stream, socket, shutdown.clone()),
-                Err(error) => self.accept_failed(&error).await,
+                Err(error) => self.accept_failed(&error, &mut warned).await,
             }
+        }
+        // What the kernel has completed before the end has been asked for before it.
+        while let Some(Ok((stream, socket))) = listener.accept().now_or_never() {
+            self.start(stream, socket, shutdown.clone());
         }
     }
 
-    async fn accept_failed(&self, error: &io::Error) {
+    async fn accept_failed(&self, error: &io::Error, warned: &mut Option<Instant>) {
         let cause = match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EMFILE | Errno::ENFILE) => "descriptors",
             Some(Errno::ENOBUFS | Errno::ENOMEM) => "memory",
@@ -194,7 +210,10 @@ impl<D: Answer, U: Answer> Server<D, U> {
         };
         self.metrics.accept_errors.with_label_values(&[cause]).inc();
         if cause != "aborted" {
-            warn!(%error, cause, "a connection could not be accepted");
+            if warned.is_none_or(|at| at.elapsed() >= ACCEPT_WARNING_EVERY) {
+                warn!(%error, cause, "connections cannot be accepted");
+                *warned = Some(Instant::now());
+            }
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
@@ -266,9 +285,13 @@ async fn serve<D: Answer, U: Answer>(
         .title_case_headers(true)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
+    let ending = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(UNREAD_GRACE).await;
+    };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = shutdown.cancelled() => {
+        () = ending => {
             connection.as_mut().graceful_shutdown();
             match tokio::time::timeout(drain, connection).await {
                 Ok(ended) => ended,

@@ -61,7 +61,7 @@ impl Supervisor {
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let shutdown = self.shutdown.clone();
-        let span = tracing::info_span!("task", name);
+        let span = tracing::info_span!("task", task = name);
         let watched = async move {
             let end = std::panic::AssertUnwindSafe(run).catch_unwind().await;
             match end {

@@ -107,6 +107,8 @@ struct State {
     tokens: HashMap<String, Instant>,
     issued: u64,
     delay: Duration,
+    holding: bool,
+    released: bool,
     status: Option<u16>,
     down: bool,
     ended: bool,
@@ -237,6 +239,16 @@ impl Faults<'_> {
         self.0.change(|state| state.delay = delay);
     }
 
+    /// Answers to what comes while this is on wait for [`Faults::release`].
+    pub fn hold(&self, holding: bool) {
+        self.0.change(|state| state.holding = holding);
+    }
+
+    /// What was held is answered.
+    pub fn release(&self) {
+        self.0.change(|state| state.released = true);
+    }
+
     /// Every answer has this status, until `None`.
     pub fn status(&self, status: Option<u16>) {
         self.0.change(|state| state.status = status);
@@ -298,7 +310,7 @@ impl Shared {
     fn serve(&self, mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         stream.set_read_timeout(Some(READ))?;
         let head = http::read(&mut stream)?;
-        let (delay, status) = {
+        let (delay, status, held) = {
             let mut state = self.state.lock();
             state.requests.push(Request {
                 peer,
@@ -307,9 +319,12 @@ impl Shared {
                 headers: head.headers.clone(),
                 at: Instant::now(),
             });
-            (state.delay, state.status)
+            (state.delay, state.status, state.holding)
         };
         self.changed.notify_all();
+        if held {
+            self.changed.wait_while(&mut self.state.lock(), |state| !state.released && !state.ended);
+        }
         std::thread::sleep(delay);
         let answer = match status {
             Some(status) => Answer::empty(status),

@@ -161,6 +161,20 @@ impl Topology {
         &self.outside
     }
 
+    /// The node's rules of both families: tables, chains and rules, without comments and counters.
+    ///
+    /// # Errors
+    /// What `iptables-save` said.
+    pub fn rules(&self, backend: Backend) -> Result<Vec<String>> {
+        let mut rules = Vec::new();
+        for family in ["iptables", "ip6tables"] {
+            let dump = self.node.run(&format!("{family}-{}-save", backend.suffix()), &[])?;
+            let lines = dump.lines().filter(|line| !line.starts_with('#'));
+            rules.extend(lines.map(|line| format!("{family} {}", line.split(" [").next().unwrap_or(line))));
+        }
+        Ok(rules)
+    }
+
     /// A pod behind a veth of its own without an address (`cali1`, `cali2`, …), as Calico and the VPC CNI do it.
     ///
     /// # Errors

@@ -18,10 +18,9 @@ use crate::kube_api::Pod;
 use crate::moto::Moto;
 use crate::netns;
 use crate::real_api::RealApi;
+use crate::skip;
 use crate::sts::Sts;
-use crate::topology::{
-    Backend, NODE_V4, NODE_V6, PodNet, SNAT_V4, SNAT_V6, Topology, WORLD_V4, imds_v4, imds_v6,
-};
+use crate::topology::{Backend, NODE_V4, NODE_V6, PodNet, Topology, WORLD_V4, imds_v4, imds_v6};
 
 /// The account of everything here.
 pub const ACCOUNT: &str = "123456789012";
@@ -97,6 +96,32 @@ impl World {
     /// When a part of it cannot be started.
     pub fn start() -> Result<Self> {
         Self::with(&Options::default())
+    }
+
+    /// A world for a test, or nothing after the word on why the test is skipped.
+    ///
+    /// # Panics
+    /// When a part of it cannot be started.
+    #[must_use]
+    pub fn for_test(test: &str, options: &Options) -> Option<Self> {
+        if let Some(why) = Self::missing() {
+            skip(test, &why);
+            return None;
+        }
+        Some(Self::with(options).unwrap_or_else(|error| panic!("{test}: {error:#}")))
+    }
+
+    /// As [`World::for_test`], for a test whose API server has to fail on command.
+    ///
+    /// # Panics
+    /// When a part of it cannot be started.
+    #[must_use]
+    pub fn for_test_with_faults(test: &str) -> Option<Self> {
+        if Cluster::wants_real() {
+            skip(test, "a real API server does not fail on command");
+            return None;
+        }
+        Self::for_test(test, &Options::default())
     }
 
     /// A world with these options. Its roles: `MyPodRole` and `OtherRole`, which trust [`TRUST`].
@@ -268,14 +293,15 @@ impl World {
     }
 
     /// Requests of pods that reached IMDS since `start`, past the agent or through it: none may. What goes past
-    /// it wears the pods' own address; what goes through it asks for something that the agent never asks.
+    /// it is not the node's; what goes through it asks for something that the agent never asks.
     #[must_use]
     pub fn leaks(&self, start: Instant) -> Vec<Request> {
         let mut requests = self.imds.requests();
         requests.extend(self.imds_v6.requests());
         requests.retain(|request| {
             let peer = request.peer.ip().to_canonical();
-            let past = peer == SNAT_V4 || peer == SNAT_V6;
+            // Whatever it wears: a node whose rules were flushed translates no source any more.
+            let past = peer != NODE_V4 && peer != NODE_V6;
             request.at >= start && (past || is_never_the_agents(request))
         });
         requests

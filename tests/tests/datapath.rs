@@ -1,0 +1,325 @@
+//! Real packets through real rules: nobody gets the node's credentials, whatever becomes of the rules, of the
+//! agent and of connections older than both.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::time::Duration;
+
+use rolegate_tests::agent::{Agent, run_to_end};
+use rolegate_tests::http::{Client, Connection};
+use rolegate_tests::imds::{ImdsConfig, NODE_MARKER};
+use rolegate_tests::topology::{Backend, NODE_V4, imds_v4, imds_v6};
+use rolegate_tests::traffic::{Got, Traffic};
+use rolegate_tests::world::{NODE_ROLE, Options, RunningPod, World};
+use tokio::time::Instant;
+
+const BACKENDS: [Backend; 2] = [Backend::Nft, Backend::Legacy];
+const LIST: &str = "/latest/meta-data/iam/security-credentials/";
+/// What kube2iam writes with `--host-interface=cali+`.
+const KUBE2IAM: &str =
+    "-i cali+ -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.0.10:8181";
+
+/// As on an instance that nobody has hardened: whatever gets out gets the node's credentials.
+fn open_world(test: &str, backend: Backend) -> Option<World> {
+    let imds = ImdsConfig { hop_limit: 64, ..ImdsConfig::default() };
+    let world = World::for_test(test, &Options { backend, imds, ..Options::default() })?;
+    world.namespace("default", &["MyPodRole"]).unwrap();
+    Some(world)
+}
+
+fn iptables(world: &World, backend: Backend, family: &str, args: &str) {
+    let program = format!("{family}-{}", backend.suffix());
+    let args: Vec<&str> = std::iter::once("-w").chain(args.split(' ')).collect();
+    world.topology.node().run(&program, &args).unwrap();
+}
+
+/// Pods of both kinds, each asking both addresses of IMDS all the time.
+fn start_traffic(world: &World) -> (Vec<RunningPod>, Vec<Traffic>) {
+    let pods = vec![
+        world.pod("default", "routed", |pod| pod.role("MyPodRole")).unwrap(),
+        world.bridged_pod("default", "bridged", |pod| pod.role("MyPodRole")).unwrap(),
+    ];
+    let traffic =
+        pods.iter().flat_map(|pod| [imds_v4(), imds_v6()].map(|to| Traffic::start(&pod.net, to))).collect();
+    (pods, traffic)
+}
+
+fn all(traffic: &[Traffic], n: usize, wanted: impl Fn(Got) -> bool) {
+    for traffic in traffic {
+        traffic.wait_for(n, &wanted).unwrap();
+    }
+}
+
+fn answered(got: Got) -> bool {
+    matches!(got, Got::Status(_))
+}
+
+/// Nothing of the node's since `start`: in what pods saw, and in what IMDS saw.
+fn assert_sealed(world: &World, traffic: &[Traffic], start: Instant, agent: &Agent) {
+    for traffic in traffic {
+        let leaked =
+            traffic.seen().into_iter().filter(|(at, got)| *at > start && *got == Got::NodeCredentials);
+        assert_eq!(leaked.count(), 0, "{}", agent.log());
+    }
+    assert!(world.leaks(start).is_empty(), "{:?}\n{}", world.leaks(start), agent.log());
+}
+
+fn repairs(agent: &Agent) -> f64 {
+    let page = agent.admin("/metrics").unwrap().text();
+    let samples = page.lines().filter(|line| line.starts_with("rolegate_redirect_repairs_total{"));
+    samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+fn rules_are_mended_without_a_leak(test: &str, backend: Backend) {
+    let Some(world) = open_world(test, backend) else { return };
+    let agent = world.agent(&["--reconcile-period=1s"]).unwrap();
+    let start = Instant::now();
+    let (_pods, traffic) = start_traffic(&world);
+    all(&traffic, 5, answered);
+    for damage in [
+        "-t nat -F",
+        "-t nat -D PREROUTING -m comment --comment rolegate -j ROLEGATE-PREROUTING",
+        "-t nat -F ROLEGATE-PREROUTING",
+        "-t filter -F FORWARD",
+        "-t filter -F ROLEGATE-FORWARD",
+        "-t nat -I PREROUTING -j ACCEPT",
+    ] {
+        let before = repairs(&agent);
+        for family in ["iptables", "ip6tables"] {
+            iptables(&world, backend, family, damage);
+        }
+        agent.poll(&format!("{damage} is mended"), || Ok(repairs(&agent) >= before + 2.0)).unwrap();
+        all(&traffic, 5, answered);
+    }
+    agent.ready().unwrap();
+    assert_sealed(&world, &traffic, start, &agent);
+}
+
+#[test]
+fn nft_rules_are_mended_without_a_leak() {
+    rules_are_mended_without_a_leak("nft_rules_are_mended_without_a_leak", Backend::Nft);
+}
+
+#[test]
+fn legacy_rules_are_mended_without_a_leak() {
+    rules_are_mended_without_a_leak("legacy_rules_are_mended_without_a_leak", Backend::Legacy);
+}
+
+#[test]
+fn connection_older_than_the_agent_brings_nothing_any_more() {
+    let test = "connection_older_than_the_agent_brings_nothing_any_more";
+    // A node that translates no sources (pods with addresses of the VPC) forwards the answer under way as it is.
+    for (backend, translates) in [(Backend::Nft, true), (Backend::Nft, false), (Backend::Legacy, false)] {
+        let Some(world) = open_world(test, backend) else { return };
+        if !translates {
+            iptables(&world, backend, "iptables", "-t nat -F POSTROUTING");
+            iptables(&world, backend, "ip6tables", "-t nat -F POSTROUTING");
+        }
+        let pod = world.pod("default", "old", |pod| pod).unwrap();
+        let ask = |to| Client::new(pod.net.ns(), to).bytes("GET", &format!("{LIST}{NODE_ROLE}"), &[]);
+        let open = |to| Connection::new(pod.net.ns().connect(to, Duration::from_secs(6)).unwrap());
+        let mut unused = [imds_v4(), imds_v6()].map(open);
+        // Asked before, answered after.
+        world.imds().faults().hold(true);
+        let mut asked = open(imds_v4());
+        asked.send(&ask(imds_v4())).unwrap();
+        world
+            .imds()
+            .wait(Duration::from_secs(10), |seen| seen.iter().any(|request| request.is_sensitive()))
+            .unwrap();
+        world.imds().faults().hold(false);
+
+        let agent = world.start_agent(&[]).unwrap();
+        agent.wait_for_line("redirect in force", |line| line.text.contains("redirect in force")).unwrap();
+        let start = Instant::now();
+        agent.ready().unwrap();
+        for (connection, to) in unused.iter_mut().zip([imds_v4(), imds_v6()]) {
+            assert!(connection.exchange(&ask(to)).is_err(), "{backend:?} {to}");
+        }
+        world.imds().faults().release();
+        assert!(asked.read(false).is_err(), "{backend:?}: the answer under way arrived");
+        assert!(world.leaks(start).is_empty(), "{backend:?}: {:?}", world.leaks(start));
+        // What is opened anew is captured.
+        assert_eq!(pod.imds().get(LIST).unwrap().status, 404, "a pod without a role");
+    }
+}
+
+#[test]
+fn rule_stands_before_the_api_server_answers() {
+    let test = "rule_stands_before_the_api_server_answers";
+    let Some(world) = World::for_test_with_faults(test) else { return };
+    world.namespace("default", &["MyPodRole"]).unwrap();
+    let pod = world.pod("default", "early", |pod| pod.role("MyPodRole")).unwrap();
+    world.cluster.double().unwrap().faults().down(true);
+    let start = Instant::now();
+    let agent = world.start_agent(&[]).unwrap();
+    agent.wait_for_line("redirect in force", |line| line.text.contains("redirect in force")).unwrap();
+    agent.poll("it answers", || Ok(pod.imds().get(LIST).is_ok())).unwrap();
+    for path in [LIST, &format!("{LIST}MyPodRole"), &format!("{LIST}{NODE_ROLE}")] {
+        assert_eq!(pod.imds().get(path).unwrap().status, 500, "{path}");
+        assert_eq!(pod.imds_v6().get(path).unwrap().status, 500, "{path}");
+    }
+    assert_eq!(agent.admin("/readyz").unwrap().status, 503);
+    assert!(world.leaks(start).is_empty(), "{:?}", world.leaks(start));
+    world.cluster.double().unwrap().faults().down(false);
+    agent.ready().unwrap();
+    assert_eq!(pod.imds().credentials().unwrap()["Code"], "Success");
+}
+
+#[test]
+fn kube2iams_rule_is_replaced_without_a_gap() {
+    for backend in BACKENDS {
+        let Some(world) = open_world("kube2iams_rule_is_replaced_without_a_gap", backend) else { return };
+        let pod = world.pod("default", "pod", |pod| pod.role("MyPodRole")).unwrap();
+        iptables(&world, backend, "iptables", &format!("-t nat -A PREROUTING {KUBE2IAM}"));
+        let start = Instant::now();
+        let traffic = [Traffic::start(&pod.net, imds_v4())];
+        all(&traffic, 5, |got| got == Got::Nothing);
+        let agent = world.agent(&[]).unwrap();
+        all(&traffic, 10, answered);
+        let rules = world.topology.rules(backend).unwrap();
+        let theirs: Vec<_> =
+            rules.iter().filter(|rule| rule.contains("-A PREROUTING") && rule.contains("DNAT")).collect();
+        assert!(theirs.is_empty(), "{theirs:?}");
+        assert_sealed(&world, &traffic, start, &agent);
+    }
+}
+
+#[test]
+fn cleanup_removes_what_is_ours_and_nothing_else() {
+    for backend in BACKENDS {
+        let test = "cleanup_removes_what_is_ours_and_nothing_else";
+        let Some(world) = open_world(test, backend) else { return };
+        for family in ["iptables", "ip6tables"] {
+            iptables(&world, backend, family, "-t nat -A PREROUTING -p tcp --dport 9 -j RETURN");
+            iptables(&world, backend, family, "-A FORWARD -p udp --dport 9 -j DROP");
+        }
+        let before = world.topology.rules(backend).unwrap();
+        let agent = world.agent(&[]).unwrap();
+        assert_ne!(world.topology.rules(backend).unwrap(), before);
+        agent.kill9().unwrap();
+        let cleanup = |args: &[&str]| {
+            let output = run_to_end(Some(world.topology.node()), args).unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let said: serde_json::Value =
+            serde_json::from_str(&cleanup(&["cleanup", "--output", "json"])).unwrap();
+        assert_eq!(said["errors"].as_array().unwrap().len(), 0, "{said}");
+        assert!(!said["removed"].as_array().unwrap().is_empty(), "{said}");
+        // Our own word, so that an empty difference is not an empty dump.
+        assert!(before.iter().any(|rule| rule.contains("--dport 9")), "{before:?}");
+        assert_eq!(own_tables(&world, backend), own_tables_of(&before), "{backend:?}");
+        assert!(cleanup(&["cleanup"]).contains("nothing of rolegate's was found"));
+    }
+}
+
+fn own_tables(world: &World, backend: Backend) -> Vec<String> {
+    own_tables_of(&world.topology.rules(backend).unwrap())
+}
+
+/// Rules and chains in their order: a built-in table that came into being empty is no difference.
+fn own_tables_of(rules: &[String]) -> Vec<String> {
+    let builtin = |rule: &str| {
+        rule.contains(" *") || rule.ends_with(" COMMIT") || rule.ends_with(" ACCEPT") && rule.contains(" :")
+    };
+    rules.iter().filter(|rule| !builtin(rule)).cloned().collect()
+}
+
+#[test]
+fn processes_of_the_host_still_reach_the_real_service() {
+    let Some(world) = open_world("processes_of_the_host_still_reach_the_real_service", Backend::Nft) else {
+        return;
+    };
+    let _agent = world.agent(&[]).unwrap();
+    let node = world.topology.node();
+    for to in [imds_v4(), imds_v6()] {
+        let answer = Client::new(node, to).get(&format!("{LIST}{NODE_ROLE}")).unwrap();
+        assert!(answer.text().contains(NODE_MARKER), "{to}: {} {}", answer.status, answer.text());
+    }
+}
+
+#[test]
+fn wrong_interface_is_not_ready_and_lets_nothing_through() {
+    let Some(world) = open_world("wrong_interface_is_not_ready_and_lets_nothing_through", Backend::Nft)
+    else {
+        return;
+    };
+    let (_pods, traffic) = start_traffic(&world);
+    all(&traffic, 2, |got| got == Got::NodeCredentials);
+    let agent = world.start_agent(&["--host-interface=docker0"]).unwrap();
+    let gate = || agent.admin("/readyz/redirect").map(|answer| answer.text()).unwrap_or_default();
+    agent.poll("the gate names both", || Ok(gate().contains("docker0") && gate().contains("cali1"))).unwrap();
+    let start = Instant::now();
+    all(&traffic, 6, |got| got == Got::Nothing);
+    assert_eq!(agent.admin("/readyz").unwrap().status, 503);
+    // An answer that was read just before may be noted just after.
+    assert!(world.leaks(start).is_empty(), "{:?}\n{}", world.leaks(start), agent.log());
+}
+
+#[test]
+fn interface_of_a_pod_that_appears_later_is_captured() {
+    for flag in ["--host-interface=auto", "--host-interface=cali+,cbr0", "--host-interface=!eth0"] {
+        let test = "interface_of_a_pod_that_appears_later_is_captured";
+        let Some(world) = open_world(test, Backend::Nft) else { return };
+        let agent = world.agent(&[flag]).unwrap();
+        let start = Instant::now();
+        let (pods, traffic) = start_traffic(&world);
+        for pod in &pods {
+            agent.poll("the pod is known", || Ok(pod.imds().get(LIST)?.status == 200)).unwrap();
+            assert_eq!(pod.imds().credentials().unwrap()["Code"], "Success", "{flag}");
+            assert_eq!(pod.imds_v6().credentials().unwrap()["Code"], "Success", "{flag}");
+        }
+        assert_sealed(&world, &traffic, start, &agent);
+    }
+}
+
+#[test]
+fn killed_agent_leaves_pods_refused_until_it_is_back() {
+    let Some(world) = open_world("killed_agent_leaves_pods_refused_until_it_is_back", Backend::Nft) else {
+        return;
+    };
+    let agent = world.agent(&[]).unwrap();
+    let start = Instant::now();
+    let pod = world.pod("default", "pod", |pod| pod.role("MyPodRole")).unwrap();
+    agent.poll("the pod is known", || Ok(pod.imds().get(LIST)?.status == 200)).unwrap();
+    agent.kill9().unwrap();
+    for client in [pod.imds(), pod.imds_v6()] {
+        let error = client.get(LIST).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{error}");
+    }
+    let again = world.agent(&[]).unwrap();
+    assert_eq!(pod.imds().credentials().unwrap()["Code"], "Success");
+    assert_eq!(pod.imds_v6().credentials().unwrap()["Code"], "Success");
+    assert!(world.leaks(start).is_empty(), "{:?}\n{}", world.leaks(start), again.log());
+}
+
+#[test]
+fn caller_that_wears_the_nodes_address_is_nobody() {
+    let test = "caller_that_wears_the_nodes_address_is_nobody";
+    let Some(world) = open_world(test, Backend::Nft) else { return };
+    let pod = world.pod("default", "pod", |pod| pod.role("MyPodRole")).unwrap();
+    world.host_pod("default", "agent-like", |pod| pod.role("MyPodRole")).unwrap();
+    // A node that translates the sources of what its pods send to itself.
+    let rule = format!("-t nat -A INPUT -s {} -j SNAT --to-source {NODE_V4}", pod.net.ip4());
+    iptables(&world, Backend::Nft, "iptables", &rule);
+    let agent = world.agent(&[]).unwrap();
+    assert_eq!(pod.imds().get(LIST).unwrap().status, 500, "{}", agent.log());
+    let reason =
+        |line: &rolegate_tests::agent::Line| line.text_of("reason").as_deref() == Some("node_address");
+    agent.wait_for_line("node_address", reason).unwrap();
+}
+
+/// Else half of this suite would test the other half twice.
+#[test]
+fn rules_go_where_the_nodes_own_are() {
+    for backend in BACKENDS {
+        let Some(world) = open_world("rules_go_where_the_nodes_own_are", backend) else { return };
+        let _agent = world.agent(&[]).unwrap();
+        for look in BACKENDS {
+            let rules = world.topology.rules(look).unwrap();
+            let ours = rules.iter().any(|rule| rule.contains("ROLEGATE-PREROUTING"));
+            assert_eq!(ours, look == backend, "{backend:?}: {look:?} {rules:?}");
+        }
+    }
+}
