@@ -26,7 +26,7 @@ fn api_server_is_reached_with_a_token_and_verified_unless_told_otherwise() {
         (vec![&server, "--api-token=wrong", "--insecure"], "unauthorized"),
         (vec![&server, "--insecure"], "system:anonymous"),
         // Without any of them, and without --kubeconfig, it takes itself for a pod.
-        (vec![], "in-cluster"),
+        (vec![], "incluster"),
     ] {
         let agent = start(&world, &without, &flags);
         let line = agent.wait_for_line(&format!("{said} with {flags:?}"), |line| {

@@ -24,7 +24,10 @@ fn redirect_is_made_where_and_as_told() {
     let pod = world.pod("default", "client", |pod| pod.role("MyPodRole")).unwrap();
     for (flags, interface) in [
         (&["--iptables", "--host-interface=cali+"][..], "-i cali+"),
-        (&["--redirect=iptables", "--host-interface=!eth0"], "! -i eth0"),
+        (
+            &["--redirect=iptables", "--host-interface=!eth0"],
+            "-i eth0 -m comment --comment rolegate -j RETURN",
+        ),
     ] {
         let agent = ready(
             &world,
