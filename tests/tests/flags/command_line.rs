@@ -56,6 +56,7 @@ fn all_mistakes_of_flags_and_variables_are_told_at_once() {
             "--reconcile-period=1m",
             "--base-role-arn=arn:aws:iam::1:role/",
             "--default-role=a",
+            "--auto-discover-default-role",
             "--iptables",
         ],
         &[("ROLEGATE_LOG_FORMAT", "logfmt"), ("ROLEGATE_METRICS_PORT", "70000"), ("ROLEGATE_IMDS_V1", "")],
@@ -70,13 +71,15 @@ fn all_mistakes_of_flags_and_variables_are_told_at_once() {
         "--base-role-arn=arn:aws:iam::1:role/: the account",
         "--log-format=logfmt: allowed is text or json",
         "--metrics-port=70000: allowed is a number from 1 to 65535",
+        "--default-role and --auto-discover-default-role exclude each other",
+        "give --allow-node-role as well",
         "--node=NAME is needed",
         "--host-ip=ADDRESS is needed with --iptables",
     ] {
         assert!(said.contains(mistake), "{mistake}\n{said}");
     }
     assert!(
-        said.contains("10 mistakes") && !said.contains("public-ipv4") && !said.contains("imds-v1"),
+        said.contains("12 mistakes") && !said.contains("public-ipv4") && !said.contains("imds-v1"),
         "{said}"
     );
     assert_eq!(run(&["--prefetc", "--node=n"], &[]).0, Some(64));

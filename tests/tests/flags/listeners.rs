@@ -47,14 +47,16 @@ fn connections_are_limited_and_waited_for_as_told() {
     let pods = ["a", "b", "c"].map(|name| world.pod("default", name, |pod| pod.role("MyPodRole")).unwrap());
     let agent = ready(&world, &[], &["--connections-per-pod=1", "--max-connections=2"]);
     assert_eq!(document(&agent, &pods[0])["Code"], "Success", "{}", agent.log());
-    // Open and silent, each takes a place until the agent loses patience with it: then there are new ones.
-    for (limit, opened) in [("source", [0, 0]), ("node", [0, 1])] {
+    // Open and silent, each takes a place.
+    for (limit, held, over) in [("source", &[0][..], 0), ("node", &[0, 1], 2)] {
         let sample = format!(r#"rolegate_connections_turned_away_total{{limit="{limit}"}}"#);
         agent
             .poll(&format!("a connection is over the limit of the {limit}"), || {
-                let _held = opened.map(|pod| pods[pod].imds().connect().unwrap());
-                let mut over = pods[2].imds().connect()?;
+                let held: std::io::Result<Vec<_>> =
+                    held.iter().map(|pod| pods[*pod].imds().connect()).collect();
+                let mut over = pods[over].imds().connect()?;
                 let _ = over.is_closed();
+                drop(held?);
                 Ok(agent.metric(&sample)? > 0.0)
             })
             .unwrap();

@@ -54,6 +54,15 @@ fn metadata_is_asked_for_passed_on_and_guarded_as_told() {
         assert_eq!(got.status, status, "{path}\n{}", agent.log());
     }
     assert_eq!(status(&agent, &pod, "/latest/meta-data/instance-id"), 401);
+    // A namespace may say otherwise.
+    let allowed = [("iam.amazonaws.com/imds-v1", "allow")];
+    world.cluster.apply_namespace("first-version", &allowed).unwrap();
+    let old = world.pod("first-version", "old", |pod| pod).unwrap();
+    agent
+        .poll("a request without a token is answered", || {
+            Ok(old.imds().get("/latest/meta-data/instance-id")?.status == 200)
+        })
+        .unwrap();
     // The region is what the other service says; the usual one was never asked.
     assert_eq!(call(&world, &agent, "a call", |_| true).region, "us-west-2");
     assert!(!imds.requests().is_empty() && world.imds().requests().is_empty());
