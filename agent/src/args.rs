@@ -60,7 +60,7 @@ pub enum Invocation {
     args_conflicts_with_subcommands = true,
     args_override_self = true,
     disable_help_subcommand = true,
-    after_help = "Every flag of `run` is also read from ROLEGATE_<FLAG>, in capitals with _ for -; a flag goes before its variable.\nBOOL is true or false, and true where it is left out. TIME is written as 15m, 1h30m or 900ms."
+    after_help = "Every flag is also read from ROLEGATE_<FLAG>, in capitals with _ for -; a flag goes before its variable.\nBOOL is true or false, and true where it is left out. TIME is written as 15m, 1h30m or 900ms."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -82,10 +82,11 @@ enum Action {
 
 /// Flags of `cleanup`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Cleanup")]
 pub struct CleanupArgs {
-    /// Removes the rules of kube2iam and kiam as well
-    #[arg(long)]
-    pub peers: bool,
+    /// Removes the rules of kube2iam and kiam as well [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub peers: Option<String>,
     /// How the result is printed: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub output: Option<String>,
@@ -182,15 +183,15 @@ fn take_out(argv: &mut Vec<OsString>, flag: &str) -> bool {
     true
 }
 
-/// `--flag=value` for every flag of `run` that was not given and whose variable is set.
+/// `--flag=value` for every flag that was not given and whose variable is set.
 fn absent_from(matches: &ArgMatches, env: impl Fn(&str) -> Option<OsString>) -> Vec<OsString> {
-    let given = match matches.subcommand() {
-        None => matches,
-        Some(("run", of_run)) => of_run,
-        Some(_) => return Vec::new(),
+    let command = command();
+    let (given, flags) = match matches.subcommand() {
+        None => (matches, docs::flags(&command)),
+        Some((name, given)) => (given, command.find_subcommand(name).map(docs::flags).unwrap_or_default()),
     };
     let mut found = Vec::new();
-    for arg in docs::run_flags(&command()) {
+    for arg in flags {
         let absent = given.value_source(arg.get_id().as_str()) != Some(ValueSource::CommandLine);
         let value = env(&docs::variable(&arg)).filter(|value| absent && !value.is_empty());
         if let (Some(value), Some(long)) = (value, arg.get_long()) {

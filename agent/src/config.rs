@@ -217,11 +217,7 @@ fn command(invocation: Invocation, env: impl Fn(&str) -> Option<String>) -> Resu
         Invocation::Run { args, unknown } => Config::from_args(&args, unknown, env)
             .map(|config| Command::Run(Box::new(config)))
             .map_err(mistaken),
-        Invocation::Cleanup(args) => match args.output.as_deref().unwrap_or("text") {
-            "text" => Ok(Command::Cleanup { peers: args.peers, json: false }),
-            "json" => Ok(Command::Cleanup { peers: args.peers, json: true }),
-            other => Err(mistaken(ConfigError::value("--output", other, "text or json").into())),
-        },
+        Invocation::Cleanup(args) => sections::cleanup(&args).map_err(mistaken),
     }
 }
 

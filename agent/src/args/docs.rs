@@ -24,8 +24,8 @@ const TAIL: &str = "
 
 ## rolegate cleanup
 
-Removes what rolegate made on this node and nothing else. `--peers` removes the rules of kube2iam and kiam as
-well; `--output=json` prints the result for machines.
+Removes what rolegate made on this node and nothing else. `--peers` (`ROLEGATE_PEERS`) removes the rules of kube2iam
+and kiam as well; `--output=json` (`ROLEGATE_OUTPUT`) prints the result for machines.
 ";
 
 /// docs/flags.md: one table per group, as the flags say it.
@@ -34,8 +34,7 @@ pub fn flags_markdown() -> String {
     let mut page = HEAD.to_owned();
     let mut heading = "";
     let command = super::command();
-    let flags = run_flags(&command);
-    for arg in &flags {
+    for arg in &flags(&command) {
         let group = arg.get_help_heading().unwrap_or_default();
         if group != heading {
             heading = group;
@@ -50,10 +49,10 @@ pub fn flags_markdown() -> String {
     page
 }
 
-/// The flags of `run`, in the order of its help.
-pub(super) fn run_flags(command: &Command) -> Vec<Arg> {
-    let of_run = |arg: &&Arg| arg.get_help_heading().is_some() && arg.get_long().is_some();
-    command.get_arguments().filter(of_run).cloned().collect()
+/// The flags of a command (of `run`, where it is all of rolegate), in the order of its help.
+pub(super) fn flags(command: &Command) -> Vec<Arg> {
+    let is_flag = |arg: &&Arg| arg.get_help_heading().is_some() && arg.get_long().is_some();
+    command.get_arguments().filter(is_flag).cloned().collect()
 }
 
 /// The variable of a flag.

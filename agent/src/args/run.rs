@@ -294,7 +294,7 @@ pub struct RedirectArgs {
     /// kube2iam: one IPv4 address
     #[arg(long, value_name = "ADDRESSES")]
     pub host_ip: Vec<String>,
-    /// How often the rules are compared where nothing says that they changed, 1s to 5m [default: 5s]
+    /// How often the rules are compared where nothing says that they changed, 1s to 5s [default: 5s]
     ///
     /// kube2iam: never
     #[arg(long, value_name = "TIME")]

@@ -31,10 +31,6 @@ fn run_is_the_default_subcommand() {
         assert_eq!(read.server.app_port.as_deref(), Some("8282"));
     }
     assert!(run(&[], &[]).redirect.iptables.is_none());
-    assert!(matches!(
-        read(&["cleanup", "--peers"], &[]),
-        Ok(Invocation::Cleanup(CleanupArgs { peers: true, .. }))
-    ));
 }
 
 #[test]
@@ -56,7 +52,7 @@ fn flag_goes_before_the_variable_and_the_last_of_a_repeated_flag_counts() {
 
 #[test]
 fn every_flag_of_run_can_come_from_its_variable() {
-    for arg in docs::run_flags(&command()) {
+    for arg in docs::flags(&command()) {
         let variable = docs::variable(&arg);
         let Ok(Invocation::Run { args, .. }) = read(&[], &[(&variable, "planted")]) else {
             panic!("{variable}");

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::mistakes::{ConfigError, ConfigErrors, Findings, flag};
 use super::values;
-use super::{Config, Credentials, Log, LogFormat, Server};
-use crate::args::{CredentialsArgs, LogArgs, RunArgs, ServerArgs};
+use super::{Command, Config, Credentials, Log, LogFormat, Server};
+use crate::args::{CleanupArgs, CredentialsArgs, LogArgs, RunArgs, ServerArgs};
 
 /// Shortest and longest session that STS gives (STS API reference, `DurationSeconds`).
 const SESSION: (Duration, Duration) = (Duration::from_secs(900), Duration::from_secs(43_200));
@@ -70,6 +70,23 @@ pub(super) fn build(
         })
     } else {
         Err(ConfigErrors(mistakes))
+    }
+}
+
+/// What `cleanup` is to do.
+pub(super) fn cleanup(args: &CleanupArgs) -> Result<Command, ConfigErrors> {
+    let mut found = Findings::default();
+    let peers = found.boolean(flag("--peers", &args.peers), false);
+    let format = |text: &str| match text {
+        "text" => Some(false),
+        "json" => Some(true),
+        _ => None,
+    };
+    let json = found.take(flag("--output", &args.output), "text or json", format).unwrap_or(false);
+    if found.mistakes.is_empty() {
+        Ok(Command::Cleanup { peers, json })
+    } else {
+        Err(ConfigErrors(found.mistakes))
     }
 }
 

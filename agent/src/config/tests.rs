@@ -242,6 +242,13 @@ fn profile_sets_defaults_and_flags_go_before_it() {
 }
 
 #[test]
+fn patterns_of_metadata_are_checked_one_by_one() {
+    let text = mistakes(&[NODE, "--metadata-allow=tags/**,iam/*", "--metadata-allow=a//b"]);
+    assert!(text.contains("2 mistakes") && !text.contains("tags"), "{text}");
+    assert!(text.contains("--metadata-allow=iam/*: ") && text.contains("--metadata-allow=a//b: "), "{text}");
+}
+
+#[test]
 fn restrictions_take_words_and_booleans() {
     for (flag, expected) in [
         ("--namespace-restrictions", Restrictions::Enforce),
@@ -341,11 +348,18 @@ fn token_is_never_shown() {
 
 #[test]
 fn cleanup_has_flags_of_its_own() {
-    let cleanup = |args: &[&str]| match exit_or(args, &[]) {
+    let cleanup = |args: &[&str], env: &[(&str, &str)]| match exit_or(args, env) {
         Ok(Command::Cleanup { peers, json }) => Some((peers, json)),
         _ => None,
     };
-    assert_eq!(cleanup(&["cleanup"]), Some((false, false)));
-    assert_eq!(cleanup(&["cleanup", "--peers", "--output=json"]), Some((true, true)));
-    assert!(mistakes(&["cleanup", "--output=xml"]).contains("--output=xml: allowed is text or json"));
+    assert_eq!(cleanup(&["cleanup"], &[]), Some((false, false)));
+    assert_eq!(cleanup(&["cleanup", "--peers", "--output=json"], &[]), Some((true, true)));
+    let env = [("ROLEGATE_PEERS", "true"), ("ROLEGATE_OUTPUT", "json"), ("ROLEGATE_NODE", "node-1")];
+    assert_eq!(cleanup(&["cleanup"], &env), Some((true, true)));
+    assert_eq!(cleanup(&["cleanup", "--peers=false", "--output=text"], &env), Some((false, false)));
+    let text = mistakes(&["cleanup", "--output=xml", "--peers=maybe"]);
+    assert!(
+        text.contains("--output=xml: allowed is text or json") && text.contains("--peers=maybe"),
+        "{text}"
+    );
 }

@@ -6,12 +6,10 @@ use super::super::mistakes::{ConfigError, Findings, flag};
 use super::super::{Imds, values};
 use super::{DAY, Profile};
 use crate::args::MetadataArgs;
+use crate::imds::route::MetadataPolicy;
 
 /// Longest that a request is held: below the 1 s that most SDKs wait, once.
 const HOLD: Duration = Duration::from_millis(900);
-
-/// Longest pattern of `--metadata-allow`, in bytes.
-const LONGEST_PATTERN: usize = 256;
 
 pub(super) fn build(found: &mut Findings, args: &MetadataArgs, profile: Profile) -> Imds {
     let upstream = flag("--metadata-addr", &args.metadata_addr);
@@ -36,13 +34,11 @@ pub(super) fn build(found: &mut Findings, args: &MetadataArgs, profile: Profile)
     }
 }
 
-/// Whether a pattern is one, and what it must not open, is known where it is compiled; here only its bounds.
 fn patterns(found: &mut Findings, values: &[String]) -> Vec<String> {
     let patterns: Vec<String> = values::items(values).map(ToOwned::to_owned).collect();
     for pattern in &patterns {
-        if pattern.len() > LONGEST_PATTERN || !pattern.bytes().all(|b| b.is_ascii_graphic()) {
-            let allowed = "patterns of printable ASCII such as placement/*, at most 256 characters each";
-            found.mistakes.push(ConfigError::value("--metadata-allow", pattern, allowed));
+        if let Err(why) = MetadataPolicy::check_pattern(pattern) {
+            found.mistakes.push(ConfigError::wrong("--metadata-allow", pattern, &why));
         }
     }
     patterns

@@ -7,7 +7,8 @@ use super::super::mistakes::{ConfigError, Findings, flag};
 use super::super::{Redirect, RedirectMode, values};
 use crate::args::RedirectArgs;
 
-/// How often the rules are compared, where it is not said: legacy tables notify nobody.
+/// How often the rules are compared, where it is not said, and the longest: legacy tables notify nobody, and
+/// until the next look a pod may reach the node's own credentials.
 const RECONCILE: Duration = Duration::from_secs(5);
 
 pub(super) fn build(found: &mut Findings, args: &RedirectArgs) -> Redirect {
@@ -23,7 +24,7 @@ pub(super) fn build(found: &mut Findings, args: &RedirectArgs) -> Redirect {
     let interfaces =
         found.take(interfaces, allowed, |text| values::is_interface_list(text).then(|| text.to_owned()));
     let every = flag("--reconcile-period", &args.reconcile_period);
-    let every = found.time(every, Duration::from_secs(1)..=Duration::from_secs(300));
+    let every = found.time(every, Duration::from_secs(1)..=RECONCILE);
     if found.boolean(flag("--resolve-duplicate-cache-ips", &args.resolve_duplicate_cache_ips), false) {
         found.warn(
             "--resolve-duplicate-cache-ips has no effect: of several pods with one address the live one is always found, and several live ones are refused",

@@ -143,6 +143,14 @@ impl MetadataPolicy {
         Ok(Self { allowed, constant, named, lists })
     }
 
+    /// Whether `pattern` is one that [`MetadataPolicy::new`] takes.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn check_pattern(pattern: &str) -> Result<(), &'static str> {
+        full_pattern(pattern).map(drop)
+    }
+
     /// The route of a path below a version: a list, something to pass through, or nothing.
     pub(super) fn route(&self, segments: &[&str]) -> Route {
         let path = segments.join("/");

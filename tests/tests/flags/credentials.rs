@@ -1,0 +1,97 @@
+//! Flags of the group "Credentials".
+
+use std::time::Duration;
+
+use rolegate_tests::kube_api::Pod;
+use rolegate_tests::sts::Fault;
+use rolegate_tests::world::{NODE, arn};
+
+use super::{call, document, ready, world};
+
+#[test]
+fn sessions_are_asked_for_where_and_as_long_as_told() {
+    let Some(world) = world("sessions_are_asked_for_where_and_as_long_as_told") else { return };
+    world.namespace("default", &["*"]).unwrap();
+    let agent = ready(
+        &world,
+        &["--iptables"],
+        &["--session-duration=20m", "--region=eu-west-1", "--iam-role-session-ttl=1s", "--prefetch"],
+    );
+    // Nobody asks: it is fetched ahead, and again when it is a second old.
+    world
+        .cluster
+        .apply_pod(&Pod::new("default", "ahead").node(NODE).ip("100.96.1.101").role("MyPodRole"))
+        .unwrap();
+    let ahead = call(&world, &agent, "a call ahead", |call| call.access_key_id.is_some());
+    assert_eq!((ahead.duration, ahead.region.as_str()), (Some(Duration::from_secs(1200)), "eu-west-1"));
+    agent.poll("the session is refreshed", || Ok(world.sts.assume_role_calls() > 2)).unwrap();
+    drop(agent);
+
+    // A third call for a refused role within the patience of `poll`: the default would make it after 45 s.
+    let before = world.sts.calls().len();
+    let agent = ready(
+        &world,
+        &[],
+        &["--iam-role-error-ttl=1s", "--use-regional-sts-endpoint=false", "--prefetch=false"],
+    );
+    let refused = world.pod("default", "refused", |pod| pod.role("NoSuchRole")).unwrap();
+    let refusals = || {
+        let calls = world.sts.calls().split_off(before);
+        calls.into_iter().filter(|call| call.role == arn("NoSuchRole")).collect::<Vec<_>>()
+    };
+    agent
+        .poll("a refusal is forgotten after a second, and again", || {
+            let _ = pod_asks(&refused);
+            Ok(refusals().len() > 2)
+        })
+        .unwrap();
+    assert!(refusals().iter().all(|call| call.region == "us-east-1"), "{:?}", refusals());
+    // The other pod never asked.
+    let ahead = world.sts.calls().split_off(before).into_iter().find(|call| call.role == arn("MyPodRole"));
+    assert_eq!(ahead, None);
+}
+
+fn pod_asks(pod: &rolegate_tests::world::RunningPod) -> anyhow::Result<serde_json::Value> {
+    pod.imds().credentials()
+}
+
+#[test]
+fn calls_in_flight_are_limited() {
+    let Some(world) = world("calls_in_flight_are_limited") else { return };
+    world.namespace("default", &["*"]).unwrap();
+    let (one, two) = (
+        world.pod("default", "one", |pod| pod.role("OtherRole")).unwrap(),
+        world.pod("default", "two", |pod| pod.role("MyPodRole")).unwrap(),
+    );
+    world.sts.faults().of_role("OtherRole", Some(Fault::Stall));
+    let agent = ready(&world, &[], &["--sts-calls-in-flight=1", "--prefetch=false"]);
+    let calls_of = |role: &str| world.sts.calls().iter().filter(|call| call.role == arn(role)).count();
+    std::thread::scope(|scope| {
+        let stalled = scope.spawn(|| one.imds().credentials());
+        call(&world, &agent, "the call that stalls", |call| call.role == arn("OtherRole"));
+        // The one call that may be under way is: nobody else's begins.
+        let refused = two.imds().credentials().unwrap_err();
+        assert!(refused.to_string().contains("500"), "{refused}");
+        assert!(calls_of("MyPodRole") == 0 || calls_of("OtherRole") > 1, "{:?}", world.sts.calls());
+        assert!(stalled.join().unwrap().is_err());
+    });
+    world.sts.faults().clear();
+    assert_eq!(document(&agent, &two)["Code"], "Success", "{}", agent.log());
+}
+
+#[test]
+fn calls_are_as_far_apart_as_told() {
+    let Some(world) = world("calls_are_as_far_apart_as_told") else { return };
+    world.namespace("default", &["*"]).unwrap();
+    for n in 1..=4 {
+        let pod = Pod::new("default", &format!("pod-{n}")).node(NODE).ip(&format!("100.96.1.10{n}"));
+        world.cluster.apply_pod(&pod.role("MyPodRole")).unwrap();
+    }
+    // A session each. The default burst makes all calls at once, the default rate one in 200 ms.
+    let agent = ready(&world, &["--iptables"], &["--sts-burst=1", "--sts-rate=1", "--session-name={pod}"]);
+    agent.poll("a call for each pod", || Ok(world.sts.assume_role_calls() == 4)).unwrap();
+    let times: Vec<_> =
+        world.sts.calls().iter().filter(|call| call.action == "AssumeRole").map(|call| call.time).collect();
+    let apart = times[3].duration_since(times[0]).unwrap();
+    assert!(apart > Duration::from_secs(2), "{times:?}");
+}
