@@ -164,7 +164,7 @@ impl<'a> Story<'a> {
         );
 
         teller.asks("host-daemon", &format!("curl http://{NODE_V4}:8181/{CREDENTIALS}"));
-        let answer = self.from_node(self.world.topology.node())?;
+        let answer = self.straight_to_the_port(self.world.topology.node())?;
         teller.gets(
             &format!("{answer}"),
             answer == 404,
@@ -173,7 +173,7 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    fn from_node(&self, node: &NetNs) -> Result<u16> {
+    fn straight_to_the_port(&self, node: &NetNs) -> Result<u16> {
         let port = rolegate_tests::http::Client::new(node, (NODE_V4, 8181).into());
         Ok(port.get(&format!("/{CREDENTIALS}"))?.status)
     }
