@@ -221,6 +221,10 @@ impl Door {
     }
 
     async fn policy(&self, deadline: Instant) -> Result<Arc<Policy>, Refusal> {
+        let known = self.with.policy.borrow().clone();
+        if let Some(policy) = known {
+            return Ok(policy);
+        }
         let mut policy = self.with.policy.clone();
         let known = timeout_at(deadline, policy.wait_for(Option::is_some)).await;
         match known {
