@@ -41,7 +41,7 @@ fn sessions_are_asked_for_where_and_as_long_as_told() {
     };
     agent
         .poll("a refusal is forgotten after a second, and again", || {
-            let _ = pod_asks(&refused);
+            let _ = refused.imds().credentials();
             Ok(refusals().len() > 2)
         })
         .unwrap();
@@ -49,10 +49,6 @@ fn sessions_are_asked_for_where_and_as_long_as_told() {
     // The other pod never asked.
     let ahead = world.sts.calls().split_off(before).into_iter().find(|call| call.role == arn("MyPodRole"));
     assert_eq!(ahead, None);
-}
-
-fn pod_asks(pod: &rolegate_tests::world::RunningPod) -> anyhow::Result<serde_json::Value> {
-    pod.imds().credentials()
 }
 
 #[test]
