@@ -17,6 +17,8 @@ use super::{Call, DEFAULT_ACCOUNT, Issued, Keys, SECRET_MARK, TOKEN_MARK};
 
 /// STS takes signatures of the last quarter of an hour.
 const SIGNATURE_LIFE: Duration = Duration::from_secs(15 * 60);
+/// The action of pods that have a token of their own.
+const WITH_WEB_IDENTITY: &str = "AssumeRoleWithWebIdentity";
 /// Cap of sessions got by a session (role chaining).
 const CHAINED_MAX: u64 = 3_600;
 
@@ -102,8 +104,8 @@ impl Service {
 
     pub(super) fn add_principal(&self, access_key: &str, secret: &str, token: Option<&str>, arn: &str) {
         let (arn, caller) = both_names(arn, "i-0123456789abcdef0");
-        let (secret, token) = (secret.to_owned(), token.map(str::to_owned));
-        let principal = Principal { secret, token, arn, caller, expires: None };
+        let token = token.map(str::to_owned);
+        let principal = Principal { secret: secret.to_owned(), token, arn, caller, expires: None };
         self.principals.lock().insert(access_key.to_owned(), principal);
     }
 
@@ -122,12 +124,15 @@ impl Service {
     pub(super) fn answer(&self, parts: &Parts, form: &HashMap<String, String>, body: &[u8]) -> Answer {
         let request_id = self.unique("request");
         let mut call = Call::of_form(form, self.now());
-        let proved = self.authenticate(parts, body);
-        if let Ok(proved) = &proved {
-            call.principal.clone_from(&proved.principal.caller);
-            call.region.clone_from(&proved.region);
-        }
-        let answer = proved.and_then(|proved| self.act(&mut call, &proved, form, &request_id));
+        let answer = if call.action == WITH_WEB_IDENTITY {
+            self.with_web_identity(&mut call, form, &request_id)
+        } else {
+            self.authenticate(parts, body).and_then(|proved| {
+                call.principal.clone_from(&proved.principal.caller);
+                call.region.clone_from(&proved.region);
+                self.act(&mut call, &proved, form, &request_id)
+            })
+        };
         let answer = answer.unwrap_or_else(|refusal| {
             call.error = Some(refusal.code.to_owned());
             refusal.answer(&request_id)
@@ -165,14 +170,31 @@ impl Service {
         }
     }
 
+    /// Nobody signs this one, a token speaks for its bearer: any token is believed, for any role that there is.
+    fn with_web_identity(
+        &self,
+        call: &mut Call,
+        form: &HashMap<String, String>,
+        request_id: &str,
+    ) -> Result<Answer, Refusal> {
+        let seconds = check_parameters(form)?;
+        if form.contains_key("WebIdentityToken") && self.roles.lock().contains_key(&call.role) {
+            return Ok(self.issue(call, seconds, request_id));
+        }
+        Err(Refusal::new(403, "AccessDenied", "Not authorized to perform sts:AssumeRoleWithWebIdentity"))
+    }
+
     fn authenticate(&self, parts: &Parts, body: &[u8]) -> Result<Proved, Refusal> {
         let Some(claim) = Claim::read(parts) else {
             let message = "Request is missing Authentication Token";
             return Err(Refusal::new(403, "MissingAuthenticationToken", message));
         };
         let unknown = || {
-            let message = "The security token included in the request is invalid.";
-            Refusal::new(403, "InvalidClientTokenId", message)
+            Refusal::new(
+                403,
+                "InvalidClientTokenId",
+                "The security token included in the request is invalid.",
+            )
         };
         let principal = self.principals.lock().get(&claim.access_key).cloned().ok_or_else(unknown)?;
         let token = parts.headers.get("x-amz-security-token").and_then(|value| value.to_str().ok());
@@ -270,7 +292,7 @@ impl Service {
             arn: &arn,
             role_id: &role_id,
         };
-        assumed(&written, request_id)
+        assumed(&call.action, &written, request_id)
     }
 
     /// `ASIA` and 16 letters and digits, unique over processes as far as tests need it.
