@@ -171,7 +171,8 @@ impl Redirect {
         notices.listen();
         let looked = self.look_at_all(desired, notices).await;
         match &looked {
-            Ok(None) => self.gate.open(),
+            Ok(None) if notices.listed => self.gate.open(),
+            Ok(None) => self.gate.close("pods are not listed yet: their interfaces are not known"),
             Ok(Some(reason)) => self.gate.close(reason.clone()),
             Err(error) => {
                 self.metrics.errors.inc();

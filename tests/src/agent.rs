@@ -99,8 +99,10 @@ impl Agent {
         args: &[String],
         env: &BTreeMap<String, String>,
     ) -> Result<Self> {
+        // The binary may be below /var/lib: it is mounted where it stays visible.
         let prepare = format!(
-            "set -e; mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /var/lib; {script}\nexec \"$0\" \"$@\""
+            "set -e; mount -t tmpfs tmpfs /run; : > /run/agent; mount --bind \"$0\" /run/agent
+             mount -t tmpfs tmpfs /var/lib; {script}\nexec /run/agent \"$@\""
         );
         let mut command = node.command("unshare");
         command.args(["--mount", "sh", "-c", &prepare]).arg(binary()?);

@@ -3,6 +3,7 @@
 
 mod answer;
 mod faults;
+mod parameters;
 mod policy;
 mod service;
 mod signature;

@@ -14,6 +14,8 @@ mod drop_in;
 mod refresh;
 #[path = "acceptance/walkthrough.rs"]
 mod walkthrough;
+#[path = "acceptance/web_identity.rs"]
+mod web_identity;
 #[path = "acceptance/wrong_trust.rs"]
 mod wrong_trust;
 

@@ -25,6 +25,8 @@ pub(super) struct Notices {
     looked_at: Instant,
     /// Addresses of pods that the node routes to.
     pub(super) addresses: Vec<IpAddr>,
+    /// They are all of them: before, nothing can be said of interfaces.
+    pub(super) listed: bool,
     pods_gone: bool,
 }
 
@@ -40,6 +42,7 @@ impl Notices {
             links: Links::default(),
             looked_at: Instant::now(),
             addresses: Vec::new(),
+            listed: false,
             pods_gone: false,
         }
     }
@@ -107,11 +110,12 @@ impl Notices {
         }
     }
 
-    /// Takes the snapshot's addresses; whether they are others than before.
+    /// Takes the snapshot's addresses; whether they are others than before, or the first that are complete.
     pub(super) fn addresses_differ(&mut self, pods: &watch::Receiver<Arc<Snapshot>>) -> bool {
-        let addresses = routed_addresses(&pods.borrow());
-        let differ = addresses != self.addresses;
-        self.addresses = addresses;
+        let snapshot = pods.borrow();
+        let (addresses, listed) = (routed_addresses(&snapshot), snapshot.synced());
+        let differ = addresses != self.addresses || listed != self.listed;
+        (self.addresses, self.listed) = (addresses, listed);
         differ
     }
 

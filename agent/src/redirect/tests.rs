@@ -6,6 +6,7 @@ use std::process::Command;
 use nix::sched::{CloneFlags, unshare};
 
 use super::*;
+use crate::cluster::index::{Event, Index};
 use crate::ready::Gates;
 
 /// Runs `test` on a thread with a network namespace of its own.
@@ -47,6 +48,15 @@ fn redirect(config: &config::Redirect) -> (Gates, Redirect) {
     (gates, redirect)
 }
 
+/// Everything is listed, and there is nothing.
+fn listed() -> Arc<Snapshot> {
+    let mut index = Index::new();
+    for event in [Event::PodsInit, Event::PodsInitDone, Event::NamespacesInit, Event::NamespacesInitDone] {
+        index.apply(event);
+    }
+    index.snapshot()
+}
+
 fn reason(gates: &Gates) -> Option<String> {
     gates.list()[0].state.clone().err().map(Into::into)
 }
@@ -70,7 +80,7 @@ fn rules_stand_before_anything_else_are_mended_and_outlive_the_task() {
         let missing = repairs.with_label_values(&["missing"]);
         assert_eq!((missing.get(), present.get()), (0, 1), "the first installation is no repair");
         let shutdown = CancellationToken::new();
-        let (_pods, receiver) = watch::channel(Arc::default());
+        let (_pods, receiver) = watch::channel(listed());
         let task = redirect.run(shutdown.clone(), receiver);
         let story = async {
             gates.wait().await;
@@ -93,7 +103,7 @@ fn rules_that_others_change_are_mended_without_being_told() {
     in_netns("rules_that_others_change_are_mended_without_being_told", || async {
         let (gates, redirect) = redirect(&config("auto"));
         let (repairs, shutdown) = (redirect.metrics.repairs.clone(), CancellationToken::new());
-        let (_pods, receiver) = watch::channel(Arc::default());
+        let (_pods, receiver) = watch::channel(listed());
         // Neither the timer nor the trigger helps.
         let redirect = Redirect { look_every: Duration::from_secs(3_600), ..redirect };
         let task = redirect.run(shutdown.clone(), receiver);
@@ -115,7 +125,7 @@ fn a_link_that_comes_makes_the_task_look() {
         let (gates, redirect) = redirect(&config("auto"));
         let chain_changed = redirect.metrics.repairs.with_label_values(&["chain_changed"]);
         let shutdown = CancellationToken::new();
-        let (_pods, receiver) = watch::channel(Arc::default());
+        let (_pods, receiver) = watch::channel(listed());
         let task = redirect.run(shutdown.clone(), receiver);
         let story = async {
             gates.wait().await;
@@ -144,7 +154,10 @@ fn pods_routed_elsewhere_close_the_gate_until_they_are_behind_the_interface() {
             let desired = redirect.desired.clone().expect("desired");
             let mut notices = Notices::new();
             redirect.look(&desired, &mut notices).await.expect("looked");
-            assert_eq!(reason(&gates), None, "{interfaces}: no pods are known");
+            assert!(reason(&gates).is_some_and(|reason| reason.contains("not listed yet")), "{interfaces}");
+            notices.listed = true;
+            redirect.look(&desired, &mut notices).await.expect("looked");
+            assert_eq!(reason(&gates), None, "{interfaces}: there are no pods");
             notices.addresses = vec!["10.1.0.11".parse().expect("address")];
             redirect.look(&desired, &mut notices).await.expect("looked");
             assert_eq!(reason(&gates).as_deref(), expected, "{interfaces}");

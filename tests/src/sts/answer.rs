@@ -51,18 +51,18 @@ impl Refusal {
     }
 }
 
-/// The answer to AssumeRole.
-pub(super) fn assumed(written: &Written<'_>, request_id: &str) -> Answer {
+/// The answer to AssumeRole, or to another `action` that gives a session.
+pub(super) fn assumed(action: &str, written: &Written<'_>, request_id: &str) -> Answer {
     let Written { access_key, secret, token, arn, role_id, expiration } = written;
     let expiration = rfc3339(*expiration);
     let arn = escaped(arn);
     let body = format!(
-        "<AssumeRoleResponse xmlns=\"{XMLNS}\">\n  <AssumeRoleResult>\n    <AssumedRoleUser>\n      \
+        "<{action}Response xmlns=\"{XMLNS}\">\n  <{action}Result>\n    <AssumedRoleUser>\n      \
          <AssumedRoleId>{role_id}</AssumedRoleId>\n      <Arn>{arn}</Arn>\n    </AssumedRoleUser>\n    \
          <Credentials>\n      <AccessKeyId>{access_key}</AccessKeyId>\n      \
          <SecretAccessKey>{secret}</SecretAccessKey>\n      <SessionToken>{token}</SessionToken>\n      \
-         <Expiration>{expiration}</Expiration>\n    </Credentials>\n  </AssumeRoleResult>\n  \
-         <ResponseMetadata>\n    <RequestId>{request_id}</RequestId>\n  </ResponseMetadata>\n</AssumeRoleResponse>\n"
+         <Expiration>{expiration}</Expiration>\n    </Credentials>\n  </{action}Result>\n  \
+         <ResponseMetadata>\n    <RequestId>{request_id}</RequestId>\n  </ResponseMetadata>\n</{action}Response>\n"
     );
     Answer { status: 200, body }
 }

@@ -11,12 +11,15 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, Refusal, Written, assumed, identity};
 use super::faults::Faults;
+use super::parameters::check_parameters;
 use super::policy::{self, Asked};
 use super::signature::{Claim, amz_date};
 use super::{Call, DEFAULT_ACCOUNT, Issued, Keys, SECRET_MARK, TOKEN_MARK};
 
 /// STS takes signatures of the last quarter of an hour.
 const SIGNATURE_LIFE: Duration = Duration::from_secs(15 * 60);
+/// The action of pods that have a token of their own.
+const WITH_WEB_IDENTITY: &str = "AssumeRoleWithWebIdentity";
 /// Cap of sessions got by a session (role chaining).
 const CHAINED_MAX: u64 = 3_600;
 
@@ -102,8 +105,8 @@ impl Service {
 
     pub(super) fn add_principal(&self, access_key: &str, secret: &str, token: Option<&str>, arn: &str) {
         let (arn, caller) = both_names(arn, "i-0123456789abcdef0");
-        let (secret, token) = (secret.to_owned(), token.map(str::to_owned));
-        let principal = Principal { secret, token, arn, caller, expires: None };
+        let token = token.map(str::to_owned);
+        let principal = Principal { secret: secret.to_owned(), token, arn, caller, expires: None };
         self.principals.lock().insert(access_key.to_owned(), principal);
     }
 
@@ -122,12 +125,15 @@ impl Service {
     pub(super) fn answer(&self, parts: &Parts, form: &HashMap<String, String>, body: &[u8]) -> Answer {
         let request_id = self.unique("request");
         let mut call = Call::of_form(form, self.now());
-        let proved = self.authenticate(parts, body);
-        if let Ok(proved) = &proved {
-            call.principal.clone_from(&proved.principal.caller);
-            call.region.clone_from(&proved.region);
-        }
-        let answer = proved.and_then(|proved| self.act(&mut call, &proved, form, &request_id));
+        let answer = if call.action == WITH_WEB_IDENTITY {
+            self.with_web_identity(&mut call, form, &request_id)
+        } else {
+            self.authenticate(parts, body).and_then(|proved| {
+                call.principal.clone_from(&proved.principal.caller);
+                call.region.clone_from(&proved.region);
+                self.act(&mut call, &proved, form, &request_id)
+            })
+        };
         let answer = answer.unwrap_or_else(|refusal| {
             call.error = Some(refusal.code.to_owned());
             refusal.answer(&request_id)
@@ -165,14 +171,31 @@ impl Service {
         }
     }
 
+    /// Nobody signs this one, a token speaks for its bearer: any token is believed, for any role that there is.
+    fn with_web_identity(
+        &self,
+        call: &mut Call,
+        form: &HashMap<String, String>,
+        request_id: &str,
+    ) -> Result<Answer, Refusal> {
+        let seconds = check_parameters(form)?;
+        if form.contains_key("WebIdentityToken") && self.roles.lock().contains_key(&call.role) {
+            return Ok(self.issue(call, seconds, request_id));
+        }
+        Err(Refusal::new(403, "AccessDenied", "Not authorized to perform sts:AssumeRoleWithWebIdentity"))
+    }
+
     fn authenticate(&self, parts: &Parts, body: &[u8]) -> Result<Proved, Refusal> {
         let Some(claim) = Claim::read(parts) else {
             let message = "Request is missing Authentication Token";
             return Err(Refusal::new(403, "MissingAuthenticationToken", message));
         };
         let unknown = || {
-            let message = "The security token included in the request is invalid.";
-            Refusal::new(403, "InvalidClientTokenId", message)
+            Refusal::new(
+                403,
+                "InvalidClientTokenId",
+                "The security token included in the request is invalid.",
+            )
         };
         let principal = self.principals.lock().get(&claim.access_key).cloned().ok_or_else(unknown)?;
         let token = parts.headers.get("x-amz-security-token").and_then(|value| value.to_str().ok());
@@ -270,7 +293,7 @@ impl Service {
             arn: &arn,
             role_id: &role_id,
         };
-        assumed(&written, request_id)
+        assumed(&call.action, &written, request_id)
     }
 
     /// `ASIA` and 16 letters and digits, unique over processes as far as tests need it.
@@ -293,54 +316,6 @@ impl Service {
     fn next(&self) -> u64 {
         self.number.fetch_add(1, Ordering::Relaxed) + 1
     }
-}
-
-/// What STS checks before anything else, and the duration.
-fn check_parameters(form: &HashMap<String, String>) -> Result<u64, Refusal> {
-    let get = |name: &str| form.get(name).map_or("", String::as_str);
-    let session = get("RoleSessionName");
-    matches(session, r"^[\w+=,.@-]*$", "roleSessionName", r"[\w+=,.@-]*")?;
-    length(session, 2, 64, "roleSessionName")?;
-    length(get("RoleArn"), 20, 2048, "roleArn")?;
-    if form.contains_key("ExternalId") {
-        matches(get("ExternalId"), r"^[\w+=,.@:/-]*$", "externalId", r"[\w+=,.@:\/-]*")?;
-        length(get("ExternalId"), 2, 1224, "externalId")?;
-    }
-    let Some(text) = form.get("DurationSeconds") else { return Ok(3_600) };
-    let seconds = text.parse().unwrap_or(0);
-    if seconds < 900 {
-        return Err(invalid(text, "durationSeconds", "have value greater than or equal to 900"));
-    }
-    if seconds > 43_200 {
-        return Err(invalid(text, "durationSeconds", "have value less than or equal to 43200"));
-    }
-    Ok(seconds)
-}
-
-fn matches(text: &str, pattern: &str, name: &str, shown: &str) -> Result<(), Refusal> {
-    let fine = regex::Regex::new(pattern).is_ok_and(|regex| regex.is_match(text));
-    if fine {
-        Ok(())
-    } else {
-        Err(invalid(text, name, &format!("satisfy regular expression pattern: {shown}")))
-    }
-}
-
-fn length(text: &str, min: usize, max: usize, name: &str) -> Result<(), Refusal> {
-    if text.len() < min {
-        return Err(invalid(text, name, &format!("have length greater than or equal to {min}")));
-    }
-    if text.len() > max {
-        return Err(invalid(text, name, &format!("have length less than or equal to {max}")));
-    }
-    Ok(())
-}
-
-fn invalid(value: &str, name: &str, must: &str) -> Refusal {
-    let message = format!(
-        "1 validation error detected: Value '{value}' at '{name}' failed to satisfy constraint: Member must {must}"
-    );
-    Refusal::new(400, "ValidationError", message)
 }
 
 /// A name, a path/name or an ARN.

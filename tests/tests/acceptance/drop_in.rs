@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
-use rolegate_tests::agent::Agent;
+use rolegate_tests::agent::{Agent, Line};
 use rolegate_tests::imds::NODE_MARKER;
-use rolegate_tests::topology::{NODE_V4, WORLD_V4, imds_v4};
+use rolegate_tests::topology::{NODE_V4, WORLD_V4, imds_v4, imds_v6};
 use rolegate_tests::traffic::{Got, Traffic};
 use rolegate_tests::world::{NODE_ROLE, RunningPod, World, arn};
 use tokio::time::Instant;
@@ -55,6 +55,20 @@ fn says(agent: &Agent, what: &str) {
     agent.wait_for_line(what, |line| line.text.contains(what)).unwrap();
 }
 
+/// `/readyz` is not 200 and says why.
+fn is_not_ready_because(agent: &Agent, why: &str) {
+    let not_ready = || {
+        let ready = agent.admin("/readyz");
+        Ok(ready.is_ok_and(|ready| ready.status != 200 && ready.text().contains(why)))
+    };
+    agent.poll(why, not_ready).unwrap();
+}
+
+/// The line that says that it is ready: time, level, target, `ready`.
+fn is_ready(line: &Line) -> bool {
+    line.text.trim_end().ends_with(": ready")
+}
+
 /// The manifest on a node whose pod is made by `make`: served, and nobody gets the node's credentials.
 fn serves(test: &str, interface: &str, make: impl Fn(&World) -> RunningPod) {
     let Some(world) = world(test) else { return };
@@ -67,6 +81,7 @@ fn serves(test: &str, interface: &str, make: impl Fn(&World) -> RunningPod) {
     let pod = make(&world);
     served(&world, &agent, &pod, "MyPodRole");
 
+    agent.wait_for_line("it is ready", is_ready).unwrap();
     says(&agent, "namespace restrictions in force");
     says(&agent, "enforce: a namespace without the annotation allows nothing");
     says(&agent, "node found");
@@ -78,6 +93,10 @@ fn serves(test: &str, interface: &str, make: impl Fn(&World) -> RunningPod) {
     for part in [r#""Effect":"Allow""#, r#""Action":"sts:AssumeRole""#, &principal] {
         assert!(statement.contains(part), "{statement}");
     }
+    // The manifest knows of no IPv6: what is not redirected is dropped.
+    let traffic = Traffic::start(&pod.net, imds_v6());
+    traffic.wait_for(3, |_| true).unwrap();
+    assert!(traffic.seen().iter().all(|(_, got)| *got == Got::Nothing), "{:?}", traffic.seen());
     assert!(world.leaks(begin).is_empty(), "{:?}", world.leaks(begin));
 }
 
@@ -113,18 +132,15 @@ fn cbr0_on_a_routed_node_is_not_ready_and_no_pod_gets_the_nodes_credentials() {
     let agent = start(&world, "cbr0");
     let link = pod.net.host_link();
     let mismatch = format!("--host-interface=cbr0 matches no interface, but pods are routed by {link}");
-    agent
-        .poll("it is not ready because of the mismatch", || {
-            let ready = agent.admin("/readyz");
-            Ok(ready.is_ok_and(|ready| ready.status != 200 && ready.text().contains(&mismatch)))
-        })
-        .unwrap();
+    is_not_ready_because(&agent, &mismatch);
 
-    let traffic = Traffic::start(&pod.net, imds_v4());
-    traffic.wait_for(10, |_| true).unwrap();
-    let got = traffic.seen();
-    assert!(got.iter().all(|(_, got)| *got == Got::Nothing), "{got:?}");
+    for imds in [imds_v4(), imds_v6()] {
+        let traffic = Traffic::start(&pod.net, imds);
+        traffic.wait_for(6, |_| true).unwrap();
+        assert!(traffic.seen().iter().all(|(_, got)| *got == Got::Nothing), "{:?}", traffic.seen());
+    }
     assert_ne!(agent.admin("/readyz").unwrap().status, 200);
+    assert!(!agent.lines().iter().any(is_ready), "{}", agent.log());
     assert!(world.leaks(begin).is_empty(), "{:?}", world.leaks(begin));
     assert!(!agent.log().contains(NODE_MARKER));
 }
@@ -137,9 +153,7 @@ fn without_its_own_pod_it_says_so_and_never_watches_all_pods() {
     world.pod("default", "aws-cli", |pod| pod.role("MyPodRole")).unwrap();
     let agent = start(&world, "cali+");
     says(&agent, "node not found");
-    let ready = agent.admin("/readyz").unwrap();
-    assert_ne!(ready.status, 200);
-    assert!(ready.text().contains("set --node"), "{}", ready.text());
+    is_not_ready_because(&agent, "set --node");
 
     // Found as soon as the pod is there; until then pods were only ever asked for by the node's address.
     let asked = |world: &World| {
