@@ -15,9 +15,11 @@ use tokio::time::Instant;
 
 const BACKENDS: [Backend; 2] = [Backend::Nft, Backend::Legacy];
 const LIST: &str = "/latest/meta-data/iam/security-credentials/";
-/// What kube2iam writes with `--host-interface=cali+`.
-const KUBE2IAM: &str =
-    "-i cali+ -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.0.10:8181";
+/// What kube2iam and kiam write for such a node.
+const PEERS: [&str; 2] = [
+    "-i cali+ -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.0.10:8181",
+    "! -i eth0 -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.0.10:3100",
+];
 
 /// As on an instance that nobody has hardened: whatever gets out gets the node's credentials.
 fn open_world(test: &str, backend: Backend) -> Option<World> {
@@ -167,21 +169,38 @@ fn rule_stands_before_the_api_server_answers() {
 }
 
 #[test]
-fn kube2iams_rule_is_replaced_without_a_gap() {
-    for backend in BACKENDS {
-        let Some(world) = open_world("kube2iams_rule_is_replaced_without_a_gap", backend) else { return };
+fn rule_of_kube2iam_or_kiam_is_replaced_without_a_gap() {
+    let test = "rule_of_kube2iam_or_kiam_is_replaced_without_a_gap";
+    for (backend, theirs) in BACKENDS.into_iter().zip(PEERS).chain([(Backend::Nft, PEERS[1])]) {
+        let Some(world) = open_world(test, backend) else { return };
         let pod = world.pod("default", "pod", |pod| pod.role("MyPodRole")).unwrap();
-        iptables(&world, backend, "iptables", &format!("-t nat -A PREROUTING {KUBE2IAM}"));
+        iptables(&world, backend, "iptables", &format!("-t nat -A PREROUTING {theirs}"));
         let start = Instant::now();
         let traffic = [Traffic::start(&pod.net, imds_v4())];
         all(&traffic, 5, |got| got == Got::Nothing);
         let agent = world.agent(&[]).unwrap();
         all(&traffic, 10, answered);
         let rules = world.topology.rules(backend).unwrap();
-        let theirs: Vec<_> =
+        let left: Vec<_> =
             rules.iter().filter(|rule| rule.contains("-A PREROUTING") && rule.contains("DNAT")).collect();
-        assert!(theirs.is_empty(), "{theirs:?}");
+        assert!(left.is_empty(), "{backend:?}: {left:?}");
         assert_sealed(&world, &traffic, start, &agent);
+    }
+}
+
+#[test]
+fn no_other_port_of_the_address_is_reached() {
+    let Some(world) = open_world("no_other_port_of_the_address_is_reached", Backend::Nft) else { return };
+    let pod = world.pod("default", "pod", |pod| pod.role("MyPodRole")).unwrap();
+    for mut to in [imds_v4(), imds_v6()] {
+        to.set_port(8080);
+        let _other = world.topology.world().listen(to).unwrap();
+        let connect = |patience| pod.net.ns().connect(to, Duration::from_secs(patience));
+        assert!(connect(5).is_ok(), "{to}: without an agent");
+        let agent = world.agent(&[]).unwrap();
+        assert!(connect(1).is_err(), "{to}: {}", agent.log());
+        agent.kill9().unwrap();
+        run_to_end(Some(world.topology.node()), &["cleanup"]).unwrap();
     }
 }
 

@@ -33,7 +33,7 @@ fn sigterm_answers_the_request_that_waits_for_sts_and_ends_with_0() {
     };
     let pod = world.pod("default", "waiting", |pod| pod.role("MyPodRole")).unwrap();
     let agent = world.agent(&["--prefetch=false"]).unwrap();
-    world.sts.faults().of_role("MyPodRole", Some(Fault::Delay(Duration::from_millis(400))));
+    world.sts.faults().of_role("MyPodRole", Some(Fault::Delay(Duration::from_millis(300))));
 
     let answer = std::thread::scope(|scope| {
         let asked = scope.spawn(|| pod.imds().get(DOCUMENT));
