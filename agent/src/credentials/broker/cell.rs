@@ -232,7 +232,7 @@ impl Cell {
             None if state.desired.is_some() => return Due::Idle,
             None => return Due::At(forget_at),
         };
-        let at = at.max(state.retry_unwaited).max(state.refusal.until());
+        let at = at.max(state.retry_unwaited).max(state.refusal.until().unwrap_or(at));
         if at <= now { Due::Fetch(cause) } else { Due::At(at) }
     }
 }

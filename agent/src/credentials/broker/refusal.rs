@@ -63,7 +63,8 @@ impl Refusal {
         self.told.retain(|(pod, _)| pods.contains(pod));
     }
 
-    pub(super) fn until(&self) -> Instant {
-        self.said.as_ref().map_or_else(Instant::now, |(_, until)| *until)
+    /// For how long it is believed, if there is one.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.said.as_ref().map(|(_, until)| *until)
     }
 }
