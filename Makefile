@@ -16,7 +16,7 @@ CARGO_FUZZ_VERSION := 0.13.2
 QUICK := CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
 FUZZ_SECONDS ?= 60
 # Suites that run a second time, against a real API server, where one could be built.
-REAL_API_SUITES ?= capture clients walkthrough world
+REAL_API_SUITES ?= capture sdk walkthrough world
 
 .PHONY: help
 help: ## this list

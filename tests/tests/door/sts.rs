@@ -147,6 +147,18 @@ fn session_is_served_while_its_refresh_fails() {
 }
 
 #[test]
+fn session_of_a_pod_is_there_before_its_first_request() {
+    let Some(lab) = Lab::own(&[]) else { return };
+    let pod = lab.world.pod("default", "early", |pod| pod.role("MyPodRole")).unwrap();
+    let fetched = || Ok(lab.agent.metric("rolegate_credentials_sessions")? >= 1.0);
+    lab.agent.poll("a session is there", fetched).unwrap();
+    assert_eq!(document(&pod, "MyPodRole").unwrap().status, 200);
+    assert_eq!(calls(&lab, "MyPodRole"), 1, "{:?}", lab.world.sts.calls());
+    let sample = "rolegate_sts_calls_total{cause=\"prefetch\",result=\"success\"}";
+    assert!(lab.agent.metric(sample).unwrap() >= 1.0, "{}", lab.agent.log());
+}
+
+#[test]
 fn slow_answer_of_sts_serves_the_request_after_the_one_that_asked() {
     let Some(lab) = lab(&[]) else { return };
     let pod = pod(&lab, "slow", Some(Fault::Delay(Duration::from_secs(2))));
