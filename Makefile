@@ -18,7 +18,7 @@ FUZZ_SECONDS ?= 60
 # Flags of the end-to-end benchmark, such as --output=json (`target/release/e2e --help`).
 E2E_FLAGS ?=
 # Suites that run a second time, against a real API server, where one could be built.
-REAL_API_SUITES ?= acceptance capture clients world
+REAL_API_SUITES ?= acceptance capture sdk world
 
 .PHONY: help
 help: ## this list

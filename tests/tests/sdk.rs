@@ -73,6 +73,46 @@ fn gets_nothing_for_a_forbidden_role(client: Client, test: &str) {
     assert_eq!(world.sts.assume_role_calls(), 0, "{error}");
 }
 
+/// Sessions that end soon are refreshed: at a later load the client has the newer one.
+fn refreshes_a_session_that_ends_soon(client: Client, test: &str) {
+    let Some(world) = world(client, test) else { return };
+    let agent = world.agent(&["--iam-role-session-ttl=2s"]).unwrap();
+    world.sts.faults().session_life(Some(SHORT));
+    let pod = world.pod("default", "client", |pod| pod.role("MyPodRole")).unwrap();
+    let mut running = client.start(pod.net.ns(), &[]).unwrap();
+    let first = running.load().unwrap();
+    let refreshed = || {
+        let loaded = running.load().map_err(anyhow::Error::msg)?;
+        Ok(loaded.access_key_id != first.access_key_id && loaded.expiration >= first.expiration)
+    };
+    agent.poll("the client has a newer session", refreshed).unwrap();
+}
+
+/// A pod without a role is told that there is none, as on an instance without a profile.
+fn finds_no_credentials_without_a_role(client: Client, test: &str) {
+    let Some(world) = world(client, test) else { return };
+    let agent = world.agent(&[]).unwrap();
+    let pod = world.pod("default", "bare", |pod| pod).unwrap();
+    let list = || Ok(pod.imds().get("/latest/meta-data/iam/security-credentials/")?.status == 404);
+    agent.poll("the pod is known", list).unwrap();
+    let error = client.load(pod.net.ns()).unwrap_err();
+    assert!(!error.is_empty());
+    assert_eq!(world.sts.assume_role_calls(), 0, "{error}");
+    assert!(world.imds().requests().iter().all(|request| !error.contains(&request.target)), "{error}");
+}
+
+/// STS is away before the first load: an error, and the same process loads once STS is back.
+fn loads_once_sts_is_back(client: Client, test: &str) {
+    let Some(world) = world(client, test) else { return };
+    let agent = world.agent(&[]).unwrap();
+    world.sts.faults().every(Some(Fault::ServerError));
+    let pod = world.pod("default", "client", |pod| pod.role("MyPodRole")).unwrap();
+    let mut running = client.start(pod.net.ns(), &[]).unwrap();
+    assert!(running.load().is_err());
+    world.sts.faults().clear();
+    agent.poll("the client loads", || Ok(running.load().is_ok())).unwrap();
+}
+
 macro_rules! stories {
     ($($client:ident $variant:ident)*) => {$(
         mod $client {
@@ -101,6 +141,24 @@ macro_rules! stories {
                 let test = concat!(stringify!($client), "::gets_nothing_for_a_forbidden_role");
                 super::gets_nothing_for_a_forbidden_role(Client::$variant, test);
             }
+
+            #[test]
+            fn refreshes_a_session_that_ends_soon() {
+                let test = concat!(stringify!($client), "::refreshes_a_session_that_ends_soon");
+                super::refreshes_a_session_that_ends_soon(Client::$variant, test);
+            }
+
+            #[test]
+            fn finds_no_credentials_without_a_role() {
+                let test = concat!(stringify!($client), "::finds_no_credentials_without_a_role");
+                super::finds_no_credentials_without_a_role(Client::$variant, test);
+            }
+
+            #[test]
+            fn loads_once_sts_is_back() {
+                let test = concat!(stringify!($client), "::loads_once_sts_is_back");
+                super::loads_once_sts_is_back(Client::$variant, test);
+            }
         }
     )*};
 }
@@ -110,4 +168,17 @@ stories! {
     javascript JavaScript
     go Go
     rust Rust
+}
+
+/// The endpoint by IPv6, which botocore takes by a variable.
+#[test]
+fn botocore_loads_over_ipv6() {
+    let test = "botocore_loads_over_ipv6";
+    let Some(world) = world(Client::Botocore, test) else { return };
+    let _agent = world.agent(&[]).unwrap();
+    let pod = world.pod("default", "client", |pod| pod.role("MyPodRole")).unwrap();
+    pod.net.ns().ip("route delete default").unwrap();
+    let endpoint = [("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "IPv6")];
+    let loaded = Client::Botocore.start(pod.net.ns(), &endpoint).unwrap().load().unwrap();
+    assert!(world.sts.issued(&loaded.access_key_id).is_some());
 }
