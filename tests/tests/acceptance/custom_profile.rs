@@ -44,8 +44,8 @@ fn base_arn_is_the_accounts_and_the_profiles_name_is_a_role_like_any_other() {
     let test = "custom_profile::base_arn_is_the_accounts_and_the_profiles_name_is_a_role_like_any_other";
     let Some(world) = corp_world(test) else { return };
     let agent = world.agent(&[]).unwrap();
-    for role in ["MyPodRole", "kops-custom-node-role"] {
-        let pod = pod(&world, role, role);
+    for (name, role) in [("aws-cli", "MyPodRole"), ("other", "kops-custom-node-role")] {
+        let pod = pod(&world, name, role);
         served(&world, &agent, &pod, role);
     }
     // Neither IMDS nor STS says the role's path, and the log says so.
