@@ -72,6 +72,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     process::announce(&config);
     process::raise_descriptor_limit();
     process::install_crypto_provider();
+    // The first process of a container ignores a signal that nothing waits for.
+    let mut signals = process::Signals::new()?;
     let mut supervisor = Supervisor::new();
     let gates = Gates::new();
     let serving = gates.add("serving", "starting");
@@ -87,7 +89,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let admin = start_admin(&base, &wires, admin, &mut supervisor);
     start_server(&base, wires, app, admin, &mut supervisor)?;
     start_ready_log(&base, &mut supervisor);
-    let mut signals = process::Signals::new()?;
     serving.open();
 
     let ended = tokio::select! {
