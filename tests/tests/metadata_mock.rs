@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rolegate_tests::http::Client;
 use rolegate_tests::metadata_mock::MetadataMock;
 use rolegate_tests::netns::NetNs;
-use rolegate_tests::world::{ACCOUNT, World};
+use rolegate_tests::world::{World, arn};
 use rolegate_tests::{netns, skip};
 
 #[test]
@@ -33,12 +33,12 @@ fn agent_passes_on_what_the_mock_says() {
         return skip(test, &why);
     }
     let world = World::start().unwrap();
-    world.namespace("default", &["MyPodRole"]).unwrap();
+    world.namespace("default", &[&arn("MyPodRole")]).unwrap();
     let mock = MetadataMock::start(world.topology.node(), ([127, 0, 0, 1], 1338).into(), true).unwrap();
     let upstream = format!("--metadata-addr={}", mock.address());
-    let base = format!("--base-role-arn=arn:aws:iam::{ACCOUNT}:role/");
-    let agent = world.agent(&[&upstream, &base]).unwrap();
-    let pod = world.pod("default", "client", |pod| pod.role("MyPodRole")).unwrap();
+    let agent = world.agent(&[&upstream]).unwrap();
+    // The mock's account is another than ours.
+    let pod = world.pod("default", "client", |pod| pod.role(&arn("MyPodRole"))).unwrap();
     let known = || Ok(pod.imds().get("/latest/meta-data/iam/security-credentials/")?.status == 200);
     agent.poll("the pod is known", known).unwrap();
     for (path, text) in [

@@ -1,10 +1,10 @@
 //! What a pod is told while STS refuses, throttles, hangs or is slow, and how often STS is asked.
 
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
-use rolegate_tests::http::Response;
+use rolegate_tests::http::{Client, Response};
 use rolegate_tests::sts::Fault;
 use rolegate_tests::world::{NODE_ROLE, RunningPod, TRUST, arn};
 
@@ -227,20 +227,15 @@ fn while_sts_answers(role: &str, change: impl FnOnce(&Lab, &mut RunningPod)) {
     let Some(lab) = lab(&[]) else { return };
     let mut pod = pod(&lab, role, Some(Fault::Delay(Duration::from_millis(600))));
     // The request holds the pod's network alone: its object is what changes.
-    let net = std::sync::Arc::clone(&pod.net);
-    let done = AtomicBool::new(false);
+    let net = Arc::clone(&pod.net);
     let answer = std::thread::scope(|scope| {
-        let asking = scope.spawn(|| {
-            let answer = rolegate_tests::http::Client::imds(net.ns()).get(&format!("{ROLES}{role}"));
-            done.store(true, Ordering::Relaxed);
-            answer
-        });
-        let asked = || Ok(calls(&lab, role) > 0 || done.load(Ordering::Relaxed));
+        let asking = scope.spawn(|| Client::imds(net.ns()).get(&format!("{ROLES}{role}")));
+        let asked = || Ok(calls(&lab, role) > 0 || asking.is_finished());
         lab.agent.poll("STS is asked", asked).unwrap();
         change(&lab, &mut pod);
         asking.join().unwrap()
-    })
-    .unwrap();
+    });
+    let answer = answer.unwrap();
     assert_eq!((answer.status, answer.body.len()), (500, 0), "{answer:?} {}", lab.agent.log());
     assert_eq!(calls(&lab, role), 1, "{:?}", lab.world.sts.calls());
 }
