@@ -48,6 +48,8 @@ struct Base {
     gates: Gates,
     clock: Clock,
     telemetry: Telemetry,
+    /// How many files may be open.
+    descriptors: usize,
     /// Shown by `/healthz` once it is known.
     instance_id: Arc<OnceLock<String>>,
 }
@@ -70,15 +72,22 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let telemetry = Telemetry::init(&config.log, &registry)?;
     process::log_panics();
     process::announce(&config);
-    process::raise_descriptor_limit();
+    let descriptors = process::raise_descriptor_limit();
     process::install_crypto_provider();
     // The first process of a container ignores a signal that nothing waits for.
     let mut signals = process::Signals::new()?;
     let mut supervisor = Supervisor::new();
     let gates = Gates::new();
     let serving = gates.add("serving", "starting");
-    let base =
-        Base { config, registry, gates, clock: Clock::system(), telemetry, instance_id: Arc::default() };
+    let base = Base {
+        config,
+        registry,
+        gates,
+        clock: Clock::system(),
+        telemetry,
+        descriptors,
+        instance_id: Arc::default(),
+    };
 
     let app = Listeners::bind(base.config.server.app_port)?;
     let admin = start_admin_listener(&base)?;
@@ -272,6 +281,7 @@ fn start_server(
     let server = Server::new(
         &config.server,
         config.imds.hold,
+        base.descriptors,
         Arc::new(door),
         Arc::new(Uncaptured::new(admin, scope)),
         supervisor.tracker(),

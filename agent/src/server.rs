@@ -151,11 +151,12 @@ impl Metrics {
 
 impl<D: Answer, U: Answer> Server<D, U> {
     /// `door` answers captured connections, `uncaptured` every other one. `hold` is how long a connection over
-    /// its source's limit waits for a place.
+    /// its source's limit waits for a place, `descriptors` how many files the process may have open.
     #[must_use]
     pub fn new(
         config: &config::Server,
         hold: Duration,
+        descriptors: usize,
         door: Arc<D>,
         uncaptured: Arc<U>,
         tracker: TaskTracker,
@@ -164,7 +165,12 @@ impl<D: Answer, U: Answer> Server<D, U> {
         Self {
             door,
             uncaptured,
-            admission: Arc::new(Admission::new(config.connections_per_pod, config.connections, hold)),
+            admission: Arc::new(Admission::new(
+                config.connections_per_pod,
+                config.connections,
+                descriptors,
+                hold,
+            )),
             metrics: Metrics::register(registry),
             tracker,
             drain: config.drain,

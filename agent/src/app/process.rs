@@ -29,17 +29,22 @@ pub(super) fn announce(config: &Config) {
     }
 }
 
-/// A pod may hold hundreds of connections: take as many descriptors as the system lets us.
-pub(super) fn raise_descriptor_limit() {
-    match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((soft, hard)) if soft < hard => {
-            if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-                warn!(%error, soft, hard, "the limit of open files could not be raised");
-            }
-        }
-        Ok(_) => {}
-        Err(error) => warn!(%error, "the limit of open files is not known"),
+/// Fewer open files than this serve fewer connections than the default limit of a node allows.
+const ENOUGH_DESCRIPTORS: u64 = 8192;
+
+/// Takes as many descriptors as the system lets us, and says how many: a pod may hold hundreds of connections.
+pub(super) fn raise_descriptor_limit() -> usize {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    let raised = soft >= hard || setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+    let limit = if raised { hard.max(soft) } else { soft };
+    if limit < ENOUGH_DESCRIPTORS {
+        warn!(
+            limit,
+            wanted = ENOUGH_DESCRIPTORS,
+            "few files may be open: fewer connections are taken at once"
+        );
     }
+    usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
 /// A panic is a defect: it is one line of the log, whatever its format, and its connection's or task's end alone.

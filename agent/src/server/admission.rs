@@ -14,13 +14,27 @@ use crate::types::PodIp;
 /// second held for 0.9 s would otherwise keep 1,800 descriptors.
 const MOST_WAITING: usize = 512;
 
+/// Connections of all sources that may wait for a place, beside those that are served.
+const MOST_WAITING_IN_ALL: usize = 1024;
+
+/// Descriptors that are not connections of pods: the watches, STS, the log, rules being read, probes.
+const OTHER_DESCRIPTORS: usize = 256;
+
 /// Places, per source and in all.
 #[derive(Debug)]
 pub(super) struct Admission {
-    sources: Mutex<HashMap<PodIp, Source>>,
+    sources: Mutex<Sources>,
     per_source: usize,
+    /// Connections that may be open at once, waiting ones included.
+    most_open: usize,
     all: Arc<Semaphore>,
     hold: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Sources {
+    of: HashMap<PodIp, Source>,
+    open: usize,
 }
 
 #[derive(Debug)]
@@ -69,25 +83,35 @@ impl Limit {
 // === impl Admission ===
 
 impl Admission {
-    pub(super) fn new(per_source: usize, all: usize, hold: Duration) -> Self {
-        Self { sources: Mutex::default(), per_source, all: Arc::new(Semaphore::new(all)), hold }
+    /// `descriptors`: how many files the process may have open.
+    pub(super) fn new(per_source: usize, all: usize, descriptors: usize, hold: Duration) -> Self {
+        let most_open = (all + MOST_WAITING_IN_ALL).min(descriptors.saturating_sub(OTHER_DESCRIPTORS).max(1));
+        let all = Arc::new(Semaphore::new(all.min(most_open)));
+        Self { sources: Mutex::default(), per_source, most_open, all, hold }
     }
 
-    /// `None`: too many of this source wait already.
+    /// `None`: this source has too many already. Besides a fixed bound no source may have more than are left
+    /// free: however many are greedy, some room stays for those who come with a few.
     pub(super) fn enter(self: &Arc<Self>, ip: PodIp) -> Option<Entered> {
         let mut sources = self.sources.lock();
-        let source = sources
-            .entry(ip)
-            .or_insert_with(|| Source { places: Arc::new(Semaphore::new(self.per_source)), connections: 0 });
-        if source.connections >= self.per_source + MOST_WAITING {
+        let free = self.most_open.saturating_sub(sources.open);
+        let open = sources.of.get(&ip).map_or(0, |source| source.connections);
+        if open >= (self.per_source + MOST_WAITING).min(free) {
             return None;
         }
+        sources.open += 1;
+        let source = sources
+            .of
+            .entry(ip)
+            .or_insert_with(|| Source { places: Arc::new(Semaphore::new(self.per_source)), connections: 0 });
         source.connections += 1;
         Some(Entered { admission: Arc::clone(self), ip, places: Arc::clone(&source.places) })
     }
 
     fn leave(&self, ip: PodIp) {
-        if let Entry::Occupied(mut entry) = self.sources.lock().entry(ip) {
+        let mut sources = self.sources.lock();
+        sources.open -= 1;
+        if let Entry::Occupied(mut entry) = sources.of.entry(ip) {
             entry.get_mut().connections -= 1;
             if entry.get().connections == 0 {
                 entry.remove();
@@ -126,6 +150,7 @@ async fn take(places: &Arc<Semaphore>, hold: Duration) -> Option<OwnedSemaphoreP
 mod tests {
     use super::*;
 
+    const DESCRIPTORS: usize = 65_536;
     const HOLD: Duration = Duration::from_millis(900);
 
     fn ip(last: u8) -> PodIp {
@@ -134,7 +159,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_source_over_its_limit_waits_and_is_turned_away_while_others_are_served() {
-        let admission = Arc::new(Admission::new(2, 10, HOLD));
+        let admission = Arc::new(Admission::new(2, 10, DESCRIPTORS, HOLD));
         let mut held = Vec::new();
         for _ in 0..2 {
             held.push(admission.enter(ip(1)).unwrap().served().await.unwrap());
@@ -147,7 +172,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_waiting_connection_is_served_when_a_place_is_left() {
-        let admission = Arc::new(Admission::new(1, 10, HOLD));
+        let admission = Arc::new(Admission::new(1, 10, DESCRIPTORS, HOLD));
         let first = admission.enter(ip(1)).unwrap().served().await.unwrap();
         let second = admission.enter(ip(1)).unwrap();
         let (served, ()) = tokio::join!(second.served(), async { drop(first) });
@@ -156,7 +181,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_node_limit_holds_over_all_sources() {
-        let admission = Arc::new(Admission::new(2, 2, HOLD));
+        let admission = Arc::new(Admission::new(2, 2, DESCRIPTORS, HOLD));
         let _a = admission.enter(ip(1)).unwrap().served().await.unwrap();
         let _b = admission.enter(ip(2)).unwrap().served().await.unwrap();
         assert_eq!(admission.enter(ip(3)).unwrap().served().await.unwrap_err(), Limit::Node);
@@ -164,15 +189,30 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_kept_of_a_source_that_left() {
-        let admission = Arc::new(Admission::new(1, 1, HOLD));
+        let admission = Arc::new(Admission::new(1, 1, DESCRIPTORS, HOLD));
         drop(admission.enter(ip(1)).unwrap().served().await.unwrap());
         drop(admission.enter(ip(2)));
-        assert!(admission.sources.lock().is_empty());
+        assert!(admission.sources.lock().of.is_empty());
+    }
+
+    #[tokio::test]
+    async fn few_descriptors_are_never_all_taken_by_the_greedy() {
+        let admission = Arc::new(Admission::new(128, 4096, OTHER_DESCRIPTORS + 90, HOLD));
+        let mut held = Vec::new();
+        for greedy in [1, 2] {
+            while let Some(entered) = admission.enter(ip(greedy)) {
+                held.push(entered);
+            }
+        }
+        assert!(held.len() <= 70, "{}", held.len());
+        for modest in 10..15 {
+            held.push(admission.enter(ip(modest)).unwrap());
+        }
     }
 
     #[tokio::test]
     async fn a_flood_beyond_the_waiting_room_is_closed_at_once() {
-        let admission = Arc::new(Admission::new(1, 1, HOLD));
+        let admission = Arc::new(Admission::new(1, 1, DESCRIPTORS, HOLD));
         let held: Vec<_> = (0..=MOST_WAITING).map(|_| admission.enter(ip(1)).unwrap()).collect();
         assert!(admission.enter(ip(1)).is_none());
         drop(held);

@@ -43,8 +43,9 @@ fn instance_metadata_is_asked_for_once_with_nothing_of_the_pods() {
     for request in lab.world.imds().requests().into_iter().filter(|it| it.at >= lab.start) {
         *asked.entry(request.target).or_default() += 1;
     }
-    // The agent asks for its own region as well.
+    // The agent asks for its own region and instance as well.
     let once = |path: &str| match path {
+        "/latest/meta-data/instance-id" => 2,
         "/latest/meta-data/placement/region" => 2,
         "/latest/dynamic/instance-identity/document" => 2,
         _ => 1,
