@@ -129,11 +129,11 @@ fn text_log_at_trace_has_no_secret() {
 fn every_session_and_refusal_has_its_audit_line_and_every_request_its_access_line() {
     let test = "every_session_and_refusal_has_its_audit_line_and_every_request_its_access_line";
     let Some(scene) = Scene::set(test) else { return };
+    scene.world.sts.faults().of_role("OtherRole", Some(Fault::ServerError));
     let agent = scene.world.agent(&["--log-level=info"]).unwrap();
     let document = scene.granted.imds().credentials().unwrap();
     let denied = scene.denied.imds().credentials().unwrap();
     assert_eq!(denied["Code"], "AssumeRoleUnauthorizedAccess", "{denied}");
-    scene.world.sts.faults().of_role("OtherRole", Some(Fault::ServerError));
     assert_eq!(scene.refused.imds().get(&format!("{LIST}OtherRole")).unwrap().status, 500);
     agent.sigterm().unwrap();
     agent.wait().unwrap();

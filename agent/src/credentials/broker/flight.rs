@@ -132,7 +132,10 @@ impl Shared {
             Ok(held) => {
                 debug!(cause = cause.label(), "new session");
                 self.pace.answered();
-                return cell.succeeded(flight, held);
+                cell.succeeded(flight, held);
+                // A short session may come of age before the next look that is due.
+                self.changed.notify_one();
+                return;
             }
             Err(error) => error,
         };

@@ -114,9 +114,9 @@ async fn throttling_a_role_that_hangs_and_one_that_is_refused_hold_up_nobody_els
     let served = futures::future::join_all(asks[2..].iter().map(|ask| bench.served_after(ask)));
     let (_, refused, slowest) = tokio::join!(bench.get(&asks[0]), bench.get(&asks[1]), served);
     expect_refused(&refused);
-    // 23 roles at 10 per second need two seconds and a bit.
-    assert!(slowest.iter().max().unwrap() < &Duration::from_secs(3), "{slowest:?}");
-    assert!(start.elapsed() < Duration::from_secs(3));
+    // 23 roles at 10 per second need two seconds, and pauses of up to two more; the role that hangs takes five.
+    assert!(slowest.iter().max().unwrap() < &Duration::from_millis(4_500), "{slowest:?}");
+    assert!(start.elapsed() < Duration::from_millis(4_500));
     assert!(bench.sts.calls() < 75, "{} calls", bench.sts.calls());
 }
 
