@@ -103,6 +103,16 @@ impl RealApi {
     /// A kubeconfig of the agent's user.
     #[must_use]
     pub fn kubeconfig(&self) -> String {
+        self.kubeconfig_with(AGENT)
+    }
+
+    /// A kubeconfig of the administrator.
+    #[must_use]
+    pub fn admin_kubeconfig(&self) -> String {
+        self.kubeconfig_with(ADMIN)
+    }
+
+    fn kubeconfig_with(&self, token: &str) -> String {
         use base64::Engine;
         let ca = base64::engine::general_purpose::STANDARD.encode(&self.ca_pem);
         json!({
@@ -110,7 +120,7 @@ impl RealApi {
             "clusters": [{"name": "test", "cluster": {
                 "server": self.url(), "certificate-authority-data": ca,
             }}],
-            "users": [{"name": "test", "user": {"token": AGENT}}],
+            "users": [{"name": "test", "user": {"token": token}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         })
         .to_string()
