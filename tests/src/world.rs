@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::agent::Agent;
@@ -59,6 +60,10 @@ pub struct World {
     imds_v6: Imds,
     state: tempfile::TempDir,
     last_pod: AtomicU8,
+    /// Since when no request of a pod may reach IMDS.
+    closed: Mutex<Option<Instant>>,
+    /// The test asks IMDS from the node itself, as host processes do: what comes from there tells nothing.
+    node_asks: AtomicBool,
 }
 
 /// A pod: its network, and its object in the cluster.
@@ -142,7 +147,17 @@ impl World {
             &arn(&options.node_role),
         );
         let state = tempfile::tempdir()?;
-        let made = Self { topology, cluster, sts, imds, imds_v6, state, last_pod: AtomicU8::new(10) };
+        let made = Self {
+            topology,
+            cluster,
+            sts,
+            imds,
+            imds_v6,
+            state,
+            last_pod: AtomicU8::new(10),
+            closed: Mutex::default(),
+            node_asks: AtomicBool::new(false),
+        };
         for role in ["MyPodRole", "OtherRole"] {
             made.role(role, TRUST)?;
         }
@@ -245,6 +260,9 @@ impl World {
     pub fn agent(&self, flags: &[&str]) -> Result<Agent> {
         let agent = self.start_agent(flags)?;
         agent.ready()?;
+        if agent.metric("rolegate_redirect_rule_present").is_ok_and(|present| present > 0.0) {
+            self.closed.lock().get_or_insert_with(Instant::now);
+        }
         Ok(agent)
     }
 
@@ -298,13 +316,19 @@ impl World {
     pub fn leaks(&self, start: Instant) -> Vec<Request> {
         let mut requests = self.imds.requests();
         requests.extend(self.imds_v6.requests());
+        let node_asks = self.node_asks.load(Ordering::Relaxed);
         requests.retain(|request| {
             let peer = request.peer.ip().to_canonical();
             // Whatever it wears: a node whose rules were flushed translates no source any more.
             let past = peer != NODE_V4 && peer != NODE_V6;
-            request.at >= start && (past || is_never_the_agents(request))
+            request.at >= start && (past || !node_asks && is_never_the_agents(request))
         });
         requests
+    }
+
+    /// The test asks IMDS from the node itself: such requests are no leak.
+    pub fn node_asks(&self) {
+        self.node_asks.store(true, Ordering::Relaxed);
     }
 
     /// Has `moto` issue the sessions that STS grants from now on, so that its S3 knows them.
@@ -319,6 +343,17 @@ impl World {
     fn next_addresses(&self) -> (Ipv4Addr, Ipv6Addr) {
         let n = self.last_pod.fetch_add(1, Ordering::Relaxed) + 1;
         (Ipv4Addr::new(100, 96, 1, n), Ipv6Addr::new(0xfd00, 0x64, 1, 0, 0, 0, 0, n.into()))
+    }
+}
+
+impl Drop for World {
+    /// Whatever a test is about: once an agent was ready, no request of a pod reached IMDS until its end.
+    fn drop(&mut self) {
+        let Some(since) = *self.closed.lock() else { return };
+        if !std::thread::panicking() {
+            let leaks = self.leaks(since);
+            assert!(leaks.is_empty(), "requests of pods that reached IMDS: {leaks:#?}");
+        }
     }
 }
 

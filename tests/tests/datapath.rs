@@ -250,6 +250,7 @@ fn processes_of_the_host_still_reach_the_real_service() {
     let Some(world) = open_world("processes_of_the_host_still_reach_the_real_service", Backend::Nft) else {
         return;
     };
+    world.node_asks();
     let _agent = world.agent(&[]).unwrap();
     let node = world.topology.node();
     for to in [imds_v4(), imds_v6()] {

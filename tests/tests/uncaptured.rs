@@ -82,6 +82,7 @@ fn metrics_are_there_too_where_both_ports_are_one() {
 #[test]
 fn pod_of_the_hosts_network_gets_nothing_of_the_agent() {
     let Some(world) = world("pod_of_the_hosts_network_gets_nothing_of_the_agent") else { return };
+    world.node_asks();
     world.host_pod("default", "host-pod", |pod| pod.role("MyPodRole")).unwrap();
     let pod = world.pod("default", "pod", |pod| pod.role("MyPodRole")).unwrap();
     let agent = world.agent(&[]).unwrap();
