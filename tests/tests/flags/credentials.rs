@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rolegate_tests::agent::Agent;
 use rolegate_tests::kube_api::Pod;
 use rolegate_tests::sts::Fault;
 use rolegate_tests::world::{NODE, arn};
@@ -90,4 +91,60 @@ fn calls_are_as_far_apart_as_told() {
         world.sts.calls().iter().filter(|call| call.action == "AssumeRole").map(|call| call.time).collect();
     let apart = times[3].duration_since(times[0]).unwrap();
     assert!(apart > Duration::from_secs(2), "{times:?}");
+}
+
+/// Variables of AWS stand in for flags, and the metadata service for both.
+#[test]
+fn region_is_that_of_the_flag_else_of_the_environment_else_of_the_instance() {
+    let Some(world) = world("region_is_that_of_the_flag_else_of_the_environment_else_of_the_instance") else {
+        return;
+    };
+    let rows: [(&[&str], &[(&str, &str)], &str); 5] = [
+        (&[], &[], "eu-central-1"),
+        (&[], &[("AWS_DEFAULT_REGION", "eu-west-3")], "eu-west-3"),
+        (&[], &[("AWS_DEFAULT_REGION", "eu-west-3"), ("AWS_REGION", "eu-west-2")], "eu-west-2"),
+        (&["--region=eu-west-1"], &[("AWS_REGION", "eu-west-2")], "eu-west-1"),
+        (&[], &[("AWS_REGION", "eu-west-2"), ("AWS_STS_REGIONAL_ENDPOINTS", "legacy")], "us-east-1"),
+    ];
+    for (flags, variables, region) in rows {
+        let before = world.sts.calls().len();
+        let mut args = world.usual_flags();
+        args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let mut environment = world.environment();
+        environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let agent = Agent::start(world.topology.node(), &args, &environment).unwrap();
+        agent.ready().unwrap();
+        let asked: Vec<_> = world.sts.calls().split_off(before).into_iter().map(|call| call.region).collect();
+        assert!(
+            !asked.is_empty() && asked.iter().all(|it| it == region),
+            "{flags:?} {variables:?}: {asked:?}"
+        );
+    }
+}
+
+/// What the agent runs as is a role: STS gives a role that assumes another an hour at most.
+#[test]
+fn session_longer_than_sts_allows_falls_back_to_an_hour_and_that_is_remembered() {
+    let Some(world) = world("session_longer_than_sts_allows_falls_back_to_an_hour_and_that_is_remembered")
+    else {
+        return;
+    };
+    world.namespace("default", &["*"]).unwrap();
+    let agent = ready(&world, &[], &["--session-duration=2h", "--prefetch=false"]);
+    for (account, hours) in [("first", vec![2, 1]), ("second", vec![1])] {
+        let before = world.sts.calls().len();
+        let pod =
+            world.pod("default", account, |pod| pod.role("MyPodRole").service_account(account)).unwrap();
+        assert_eq!(document(&agent, &pod)["Code"], "Success", "{}", agent.log());
+        let asked: Vec<_> = world
+            .sts
+            .calls()
+            .split_off(before)
+            .into_iter()
+            .filter(|call| call.role == arn("MyPodRole"))
+            .filter_map(|call| call.duration)
+            .collect();
+        let hours: Vec<_> = hours.into_iter().map(|hours| Duration::from_secs(hours * 3_600)).collect();
+        assert_eq!(asked, hours, "{account}");
+    }
 }
