@@ -37,12 +37,12 @@ use tokio_util::task::TaskTracker;
 /// Of one answer, generously.
 const ANSWER_BYTES: usize = 8 << 10;
 
-/// An HTTP connection in memory, whose server's half lives on the same thread.
+/// HTTP connections in memory, whose servers live on the same thread.
 pub(crate) struct Exchange {
     runtime: Runtime,
-    client: DuplexStream,
-    buffer: Vec<u8>,
-    answer_bytes: usize,
+    /// A new connection's client side; the server side runs on the runtime.
+    connect: Box<dyn Fn() -> DuplexStream>,
+    answer: Vec<u8>,
 }
 
 /// What a node's agent holds: the parts that requests use.
@@ -51,7 +51,6 @@ pub(crate) struct Node {
     pub(crate) policy: Arc<Policy>,
     pub(crate) tokens: TokenKey,
     pub(crate) clock: Clock,
-    pub(crate) registry: Registry,
     snapshots: watch::Sender<Arc<Snapshot>>,
     node_addresses: watch::Sender<Arc<HashSet<PodIp>>>,
 }
@@ -101,16 +100,14 @@ pub(crate) fn rules(format: PatternFormat) -> Rules {
 
 impl Node {
     pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
-        let registry = Registry::new();
         let (snapshots, reader) = watch::channel(snapshot);
         let (node_addresses, addresses) = watch::channel(Arc::default());
         Self {
-            identity: Identity::new(reader, addresses, &registry),
+            identity: Identity::new(reader, addresses, &Registry::new()),
             policy: Arc::new(Policy::new(rules(PatternFormat::Glob), None)),
             // No such directory: the key lives in memory.
             tokens: TokenKey::load_or_create(Path::new("/proc/none")).0,
             clock: Clock::system(),
-            registry,
             snapshots,
             node_addresses,
         }
@@ -134,7 +131,7 @@ impl Node {
             self.clock.clone(),
             TaskTracker::new(),
             render_session,
-            &self.registry,
+            &Registry::new(),
         );
         let caller = self.identity.look_up(ip).unwrap();
         let grant = self.policy.decide(&caller.pod.facts, &caller.namespace).outcome.unwrap();
@@ -147,6 +144,8 @@ impl Node {
 
     /// Its door, open to the pod at `ip`.
     pub(crate) fn exchange(&self, ip: PodIp) -> Exchange {
+        // Its own: a door registers what it counts.
+        let registry = Registry::new();
         let runtime = runtime();
         let (broker, _) = self.broker(&runtime, ip);
         let imds = config::Imds {
@@ -164,14 +163,11 @@ impl Node {
             identity: self.identity.clone(),
             policy: watch::channel(Some(Arc::clone(&self.policy))).1,
             broker,
-            passthrough: Passthrough::new(
-                Arc::new(Upstream::new(imds.upstream, &self.registry)),
-                &self.registry,
-            ),
+            passthrough: Passthrough::new(Arc::new(Upstream::new(imds.upstream, &registry)), &registry),
             clock: self.clock.clone(),
             config: imds,
         };
-        let door = Arc::new(Door::new(with, &self.registry));
+        let door = Arc::new(Door::new(with, &registry));
         let peer = Peer { socket: (ip.addr(), 40_000).into(), ip, destination: Destination::Imds };
         Exchange::new(runtime, move |request| {
             let door = Arc::clone(&door);
@@ -193,44 +189,47 @@ impl Node {
 // === impl Exchange ===
 
 impl Exchange {
-    /// A connection that `answer` answers. hyper is set up as in the agent.
-    pub(crate) fn new<F>(runtime: Runtime, answer: impl Fn(Request<Incoming>) -> F + Send + 'static) -> Self
+    /// Connections that `answer` answers, one request each. hyper is set up as in the agent.
+    pub(crate) fn new<F>(
+        runtime: Runtime,
+        answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    ) -> Self
     where
         F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
     {
-        let (client, server) = tokio::io::duplex(64 << 10);
-        let service = service_fn(move |request| {
-            let answered = answer(request);
-            async { Ok::<_, Infallible>(answered.await) }
+        let (answer, handle) = (Arc::new(answer), runtime.handle().clone());
+        let connect = Box::new(move || {
+            let (client, server) = tokio::io::duplex(64 << 10);
+            let answer = Arc::clone(&answer);
+            let service = service_fn(move |request| {
+                let answered = answer(request);
+                async { Ok::<_, Infallible>(answered.await) }
+            });
+            let mut http = hyper::server::conn::http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(5)).keep_alive(false);
+            TaskTracker::new().spawn_on(http.serve_connection(TokioIo::new(server), service), &handle);
+            client
         });
-        let mut http = hyper::server::conn::http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(5));
-        let connection = http.serve_connection(TokioIo::new(server), service);
-        TaskTracker::new().spawn_on(connection, runtime.handle());
-        Self { runtime, client, buffer: vec![0; ANSWER_BYTES], answer_bytes: 0 }
+        Self { runtime, connect, answer: Vec::with_capacity(ANSWER_BYTES) }
     }
 
-    /// Sends `request` and reads its answer, which is to be a 200. The first answer of all says how long the
-    /// later ones are.
+    /// Sends `request` over a connection of its own and reads its answer to the end: a 200. How long it is.
     pub(crate) fn ask(&mut self, request: &[u8]) -> usize {
-        let Self { runtime, client, buffer, answer_bytes } = self;
+        let Self { runtime, connect, answer } = self;
+        answer.clear();
         runtime.block_on(async {
+            let mut client = connect();
             client.write_all(request).await.unwrap();
-            let mut read = 0;
-            while read == 0 || read < *answer_bytes {
-                read += client.read(&mut buffer[read..]).await.unwrap();
-            }
-            assert!(buffer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&buffer[..read]));
-            *answer_bytes = read;
-            read
-        })
+            client.read_to_end(answer).await.unwrap();
+        });
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(answer));
+        answer.len()
     }
 
     /// The body of the last answer.
     pub(crate) fn body(&self) -> Bytes {
-        let answer = &self.buffer[..self.answer_bytes];
-        let head = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
-        Bytes::copy_from_slice(&answer[head + 4..])
+        let head = self.answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+        Bytes::copy_from_slice(&self.answer[head + 4..])
     }
 }
 
