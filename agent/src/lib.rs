@@ -1,9 +1,9 @@
 //! rolegate: a per-node Kubernetes agent in front of the EC2 instance metadata service.
 //!
 //! Layers, lowest last; a module imports lower layers only (`tests/tests/layers.rs` checks it):
-//! `main -> app -> {server, imds, admin, prefetch} -> {cluster::watch, identity, credentials,
-//! imds::passthrough, redirect} -> {config, cluster::index, policy, imds::route, imds::token} ->
-//! {types, ready, supervisor, metrics}`.
+//! `main -> app -> {server, imds, admin, prefetch, discovery} -> {cluster::watch, identity, credentials,
+//! imds::passthrough, imds::upstream, redirect, telemetry} -> {config, cluster::index, cluster::snapshot,
+//! imds::route, imds::token} -> {policy, args} -> {types, ready, supervisor, metrics}`.
 #![forbid(unsafe_code)]
 
 pub mod admin;
