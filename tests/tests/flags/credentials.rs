@@ -93,13 +93,16 @@ fn calls_are_as_far_apart_as_told() {
     assert!(apart > Duration::from_secs(2), "{times:?}");
 }
 
+/// Flags, variables of AWS, and the region that STS is asked in.
+type Row = (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
+
 /// Variables of AWS stand in for flags, and the metadata service for both.
 #[test]
 fn region_is_that_of_the_flag_else_of_the_environment_else_of_the_instance() {
     let Some(world) = world("region_is_that_of_the_flag_else_of_the_environment_else_of_the_instance") else {
         return;
     };
-    let rows: [(&[&str], &[(&str, &str)], &str); 5] = [
+    let rows: [Row; 5] = [
         (&[], &[], "eu-central-1"),
         (&[], &[("AWS_DEFAULT_REGION", "eu-west-3")], "eu-west-3"),
         (&[], &[("AWS_DEFAULT_REGION", "eu-west-3"), ("AWS_REGION", "eu-west-2")], "eu-west-2"),
