@@ -148,10 +148,10 @@ impl Door {
 
     /// A path that is nothing: a bad token, or a missing one where it is known to be required, is still 401.
     fn unknown_path(&self, headers: &HeaderMap, ip: PodIp) -> Result<Good, Refusal> {
-        match self.proof(headers, ip)? {
-            Proof::Nothing if !self.with.config.allow_v1 => Err(Refusal::TokenMissing),
-            Proof::Nothing | Proof::Token(_) => Err(Refusal::NotFound),
+        if self.proof(headers, ip)? == Proof::Nothing {
+            self.refuse_v1_early(ip)?;
         }
+        Err(Refusal::NotFound)
     }
 
     /// Everything that only a pod may read.
@@ -204,19 +204,13 @@ impl Door {
             .map_err(|_| Refusal::TokenInvalid)
     }
 
-    /// Where tokens are required, a request without one need not wait to be told so, unless its namespace is
-    /// already known to allow it.
+    /// A request without a token need not wait to be told that it needs one: its namespace says so where it is
+    /// known already, else what holds for all.
     fn refuse_v1_early(&self, ip: PodIp) -> Result<(), Refusal> {
-        if self.with.config.allow_v1 {
-            return Ok(());
-        }
-        let allowed = self.with.identity.look_up(ip).is_some_and(|caller| {
-            self.with
-                .policy
-                .borrow()
-                .as_ref()
-                .is_some_and(|policy| policy.imds_v1_allowed(&caller.namespace, false))
-        });
+        let default = self.with.config.allow_v1;
+        let known = self.with.identity.look_up(ip).zip(self.with.policy.borrow().clone());
+        let allowed =
+            known.map_or(default, |(caller, policy)| policy.imds_v1_allowed(&caller.namespace, default));
         if allowed { Ok(()) } else { Err(Refusal::TokenMissing) }
     }
 

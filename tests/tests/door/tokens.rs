@@ -195,11 +195,19 @@ fn namespace_may_go_without_tokens_where_the_agent_requires_them() {
 
 #[test]
 fn path_that_is_nothing_is_401_without_a_token_where_tokens_are_required() {
-    let Some(lab) = TOKENS_REQUIRED.get() else { return };
-    let (pod, mut wrong) = (lab.pod("own"), Wrong::default());
-    let token = pod.imds().imds_token(300).unwrap();
-    wrong.unless_answered(401, "no token", &pod.imds().get("/nothing"));
-    wrong.unless_answered(404, "token", &pod.imds().get_v2("/nothing", &token));
+    let mut wrong = Wrong::default();
+    for (shared, name, tokenless) in [
+        (&TOKENS_REQUIRED, "own", 401),
+        (&TOKENS_REQUIRED, "v1-allowed", 404),
+        (&USUAL, "own", 404),
+        (&USUAL, "v1-denied", 401),
+    ] {
+        let Some(lab) = shared.get() else { return };
+        let pod = lab.pod(name);
+        let token = pod.imds().imds_token(300).unwrap();
+        wrong.unless_answered(tokenless, (name, "no token"), &pod.imds().get("/nothing"));
+        wrong.unless_answered(404, (name, "token"), &pod.imds().get_v2("/nothing", &token));
+    }
     wrong.none();
 }
 
