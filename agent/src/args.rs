@@ -73,7 +73,7 @@ struct Cli {
 enum Action {
     /// Answers pods on this node until it is stopped (the default)
     Run(Box<RunArgs>),
-    /// Removes the redirect and the guards that rolegate made, and nothing else
+    /// Removes the redirect that rolegate made, and nothing else
     Cleanup(CleanupArgs),
     /// Prints docs/flags.md
     #[command(hide = true)]
