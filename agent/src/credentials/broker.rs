@@ -58,7 +58,7 @@ const KEYS_MAX: u64 = 4_096;
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a role is asked for an hour only after STS said that its sessions may not be longer.
 const SHORT_ROLE_MEMORY: Duration = Duration::from_secs(24 * 60 * 60);
-/// Longest time between two looks at all cells (nothing but the gauges needs it).
+/// Longest time between two looks at all cells, for the gauges and for wall clocks that step.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
 /// Shortest time between two looks.
 const SWEEP_PAUSE: Duration = Duration::from_millis(5);
@@ -315,7 +315,7 @@ impl Shared {
             if let Some(usable) = cell.usable(wall) {
                 held.add(usable.session.expiration, usable.age());
             }
-            match cell.due(self.config.prefetch, self.config.refresh_age) {
+            match cell.due(self.config.prefetch, self.config.refresh_age + CALL_TIMEOUT) {
                 Due::Idle => {}
                 Due::At(when) => next = next.min(when),
                 Due::Forget => self.cells.invalidate(key.as_ref()),

@@ -215,7 +215,8 @@ impl Cell {
         self.state.lock().desired.is_some()
     }
 
-    /// What the sweep has to do: computed from the state alone.
+    /// What the sweep has to do: computed from the state alone. A key that no live pod is known to want is
+    /// forgotten `keep_asked` after it was asked for last.
     pub(super) fn due(&self, prefetch: bool, keep_asked: Duration) -> Due {
         let now = Instant::now();
         let state = self.state.lock();
