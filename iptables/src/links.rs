@@ -182,7 +182,7 @@ impl LinkWatch {
 }
 
 /// Runs one conversation with the kernel on a socket of its own.
-async fn ask<T, F>(conversation: impl FnOnce(Handle) -> F) -> Result<T, LinkError>
+pub(crate) async fn ask<T, F>(conversation: impl FnOnce(Handle) -> F) -> Result<T, LinkError>
 where
     F: Future<Output = Result<T, rtnetlink::Error>>,
 {
