@@ -112,7 +112,7 @@ impl Nfnetlink {
                 if let NetlinkPayload::Error(error) = answer.payload {
                     let begun = answer.header.sequence_number > 0;
                     if error.code.is_some() {
-                        failed.get_or_insert(error.to_io());
+                        failed.get_or_insert_with(|| error.to_io());
                     }
                     if !begun || answer.header.sequence_number >= last {
                         return failed.map_or(Ok(()), |error| Err(error.into()));

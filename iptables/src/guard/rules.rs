@@ -198,8 +198,7 @@ async fn read(family: Family) -> Result<Vec<(Option<Rule>, RuleMessage)>, RuleEr
         Family::V6 => IpVersion::V6,
     };
     let messages: Vec<RuleMessage> =
-        ask(|handle: Handle| async move { Ok(handle.rule().get(version).execute().try_collect().await?) })
-            .await?;
+        ask(|handle: Handle| async move { handle.rule().get(version).execute().try_collect().await }).await?;
     Ok(messages.into_iter().map(|message| (Rule::of(&message), message)).collect())
 }
 
@@ -208,13 +207,13 @@ async fn add(rule: RuleMessage) -> Result<(), RuleError> {
     let added = ask(|handle: Handle| async move {
         let mut request = handle.rule().add();
         *request.message_mut() = rule;
-        Ok(request.execute().await?)
+        request.execute().await
     });
     tolerate(added.await, libc::EEXIST)
 }
 
 async fn delete(rule: RuleMessage) -> Result<(), RuleError> {
-    let deleted = ask(|handle: Handle| async move { Ok(handle.rule().del(rule).execute().await?) });
+    let deleted = ask(|handle: Handle| async move { handle.rule().del(rule).execute().await });
     tolerate(deleted.await, libc::ENOENT)
 }
 
