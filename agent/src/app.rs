@@ -1,6 +1,7 @@
 //! Wires everything, one function a component; the only module that knows all the others.
 
 mod cleanup;
+mod guard;
 mod late_source;
 mod learn;
 mod process;
@@ -37,6 +38,7 @@ use crate::supervisor::Supervisor;
 use crate::telemetry::Telemetry;
 use crate::types::{Clock, PodIp};
 pub use cleanup::cleanup;
+pub use guard::guard;
 use late_source::LateSource;
 use learn::Learner;
 use uncaptured::Uncaptured;

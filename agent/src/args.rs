@@ -49,6 +49,8 @@ pub enum Invocation {
         /// Flags that there are not, each in a sentence.
         unknown: Vec<String>,
     },
+    /// `guard`.
+    Guard(GuardArgs),
     /// `cleanup`.
     Cleanup(CleanupArgs),
 }
@@ -73,7 +75,9 @@ struct Cli {
 enum Action {
     /// Answers pods on this node until it is stopped (the default)
     Run(Box<RunArgs>),
-    /// Removes the redirect that rolegate made, and nothing else
+    /// Closes the way to the node's credentials and ends: for boot, before the kubelet starts
+    Guard(GuardArgs),
+    /// Removes the redirect and the guards that rolegate made, and nothing else
     Cleanup(CleanupArgs),
     /// Prints docs/flags.md
     #[command(hide = true)]
@@ -87,6 +91,15 @@ pub struct CleanupArgs {
     /// Removes the rules of kube2iam and kiam as well [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub peers: Option<String>,
+    /// How the result is printed: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub output: Option<String>,
+}
+
+/// Flags of `guard`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Guard")]
+pub struct GuardArgs {
     /// How the result is printed: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub output: Option<String>,
@@ -125,7 +138,8 @@ pub(crate) fn read_with(
     match cli.action {
         None => Ok(Invocation::Run { args: Box::new(cli.run), unknown }),
         Some(Action::Run(args)) => Ok(Invocation::Run { args, unknown }),
-        Some(Action::Cleanup(_)) if !unknown.is_empty() => Err(usage(&unknown.join("\n"))),
+        Some(Action::Guard(_) | Action::Cleanup(_)) if !unknown.is_empty() => Err(usage(&unknown.join("\n"))),
+        Some(Action::Guard(args)) => Ok(Invocation::Guard(args)),
         Some(Action::Cleanup(args)) => Ok(Invocation::Cleanup(args)),
         Some(Action::DocsFlags) => Err(Exit { code: 0, text: flags_markdown(), to_stdout: true }),
     }

@@ -25,6 +25,11 @@ pub use crate::policy::{AnnotationKeys, PatternFormat, Restrictions, Rules as Po
 pub enum Command {
     /// Answer pods until stopped.
     Run(Box<Config>),
+    /// Put the guards up.
+    Guard {
+        /// For machines.
+        json: bool,
+    },
     /// Remove what is ours.
     Cleanup {
         /// The peers' rules as well.
@@ -217,6 +222,7 @@ fn command(invocation: Invocation, env: impl Fn(&str) -> Option<String>) -> Resu
         Invocation::Run { args, unknown } => Config::from_args(&args, unknown, env)
             .map(|config| Command::Run(Box::new(config)))
             .map_err(mistaken),
+        Invocation::Guard(args) => sections::guard(&args).map_err(mistaken),
         Invocation::Cleanup(args) => sections::cleanup(&args).map_err(mistaken),
     }
 }

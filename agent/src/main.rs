@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     };
     let ended = match command {
         Command::Run(config) => runtime.block_on(app::run(*config)),
+        Command::Guard { json } => runtime.block_on(app::guard(json)),
         Command::Cleanup { peers, json } => runtime.block_on(app::cleanup(peers, json)),
     };
     // A blocked look-up must not hold the exit up: everything that matters was awaited by then.

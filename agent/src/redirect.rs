@@ -1,4 +1,4 @@
-//! Keeps the redirect and the drop of crate `rolegate-iptables` true, and says by its gate when they are not.
+//! Keeps the guards and the redirect of crate `rolegate-iptables` true, and says by its gate when they are not.
 //!
 //! Level-triggered: every look compares all of it. It looks on a timer, when rules, links or default routes change, when
 //! pods' addresses do, and when told. Nothing is removed when the task ends: what pods ask then is refused, never answered by the node.
@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rolegate_iptables::conntrack;
-use rolegate_iptables::iptables::{self, Cause, Desired, Iptables, Outcome, TargetError, search_path};
+use rolegate_iptables::guard::{DEFAULT_PREFERENCE, Guard, GuardError};
+use rolegate_iptables::iptables::{self, Cause, Desired, Iptables, TargetError, search_path};
 use rolegate_iptables::links::{LinkError, pod_links};
 use rolegate_iptables::{Family, InterfaceSpec, InterfaceSpecError, Links};
 use tokio::sync::{Notify, watch};
@@ -54,10 +55,17 @@ pub enum RedirectError {
     /// Rules could not be read or written.
     #[error(transparent)]
     Iptables(#[from] iptables::Error),
+    /// A guard does not stand.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
 }
 
-/// The capture of this node.
+/// The guards and the capture of this node.
 pub struct Redirect {
+    guard: Guard,
+    /// The guards failed, and where the redirect is the operator's own that has been said.
+    unguarded: bool,
+    /// `None`: the redirect is the operator's own.
     desired: Option<Desired>,
     look_every: Duration,
     search: OsString,
@@ -69,11 +77,18 @@ pub struct Redirect {
     metrics: Metrics,
 }
 
+/// What a reconciliation found and mended, by label and in words, and the first thing that it could not.
+#[derive(Default)]
+struct Mended {
+    causes: Vec<(&'static str, String)>,
+    failed: Option<RedirectError>,
+}
+
 // === impl Redirect ===
 
 impl Redirect {
     /// What `config` asks for, redirected to `app_port`. `gate` is open only while it is in force and pods are
-    /// behind the interfaces meant; with [`RedirectMode::None`] it is opened for good.
+    /// behind the interfaces meant. With [`RedirectMode::None`] the guards are tried, and it is opened for good.
     ///
     /// # Errors
     /// When interfaces or addresses cannot be used.
@@ -91,6 +106,8 @@ impl Redirect {
             }
         };
         Ok(Self {
+            guard: Guard::new(DEFAULT_PREFERENCE),
+            unguarded: false,
             desired,
             look_every: config.reconcile_every.clamp(Duration::from_millis(100), LOOK_AT_MOST_EVERY),
             search: search_path(),
@@ -109,26 +126,24 @@ impl Redirect {
         Arc::clone(&self.trigger)
     }
 
-    /// Puts the rules in and forgets older connections. To be called before anything is waited for: an agent that
-    /// is not ready refuses, it never lets through. The gate stays closed until [`Self::run`] looks.
+    /// Puts guards and rules in and forgets older connections. To be called before anything is waited for: an agent
+    /// that is not ready refuses, it never lets through. The gate stays closed until [`Self::run`] looks.
     ///
     /// # Errors
-    /// When the rules do not stand; [`Self::run`] goes on trying. That old connections could not be forgotten is
+    /// When they do not stand; [`Self::run`] goes on trying. That old connections could not be forgotten is
     /// logged, counted and tried again.
     pub async fn install_once(&mut self) -> Result<(), RedirectError> {
-        let Some(desired) = self.desired.clone() else {
-            info!("no redirect is installed: it is the operator's own");
-            return Ok(());
-        };
         let links = Links::read().await?;
-        let outcome = self.reconcile(&desired, &links.uplinks).await?;
-        for cause in &outcome.causes {
-            info!(%cause, "redirect installed");
+        let mended = self.reconcile(&links.uplinks).await;
+        for (_, cause) in &mended.causes {
+            info!(cause, "installed");
         }
-        in_force(outcome)?;
-        self.metrics.present.set(1);
+        self.in_force(mended)?;
+        match self.desired.clone() {
+            Some(desired) => self.log_start(&desired, &links),
+            None => info!("no redirect is installed: it is the operator's own"),
+        }
         self.gate.close("installed, pods' interfaces not looked at yet");
-        self.log_start(&desired, &links);
         Ok(())
     }
 
@@ -141,11 +156,6 @@ impl Redirect {
         shutdown: CancellationToken,
         mut pods: watch::Receiver<Arc<Snapshot>>,
     ) -> anyhow::Result<()> {
-        let Some(desired) = self.desired.clone() else {
-            self.gate.open();
-            shutdown.cancelled().await;
-            return Ok(());
-        };
         let trigger = self.trigger();
         let mut timer = tokio::time::interval(self.look_every);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -160,23 +170,22 @@ impl Redirect {
                 _ = timer.tick() => true,
                 due = notices.due(&mut pods) => due,
             };
-            if due && self.look(&desired, &mut notices).await.is_err() {
+            if due && self.look(&mut notices).await.is_err() {
                 timer.reset_after(LOOK_AFTER_ERROR.min(self.look_every));
             }
         }
     }
 
     /// One look: compares, mends, and sets the gate by what came of it.
-    async fn look(&mut self, desired: &Desired, notices: &mut Notices) -> Result<(), RedirectError> {
+    async fn look(&mut self, notices: &mut Notices) -> Result<(), RedirectError> {
         notices.listen();
-        let looked = self.look_at_all(desired, notices).await;
+        let looked = self.look_at_all(notices).await;
         match &looked {
-            Ok(None) if notices.listed => self.gate.open(),
+            Ok(None) if notices.listed || self.desired.is_none() => self.gate.open(),
             Ok(None) => self.gate.close("pods are not listed yet: their interfaces are not known"),
             Ok(Some(reason)) => self.gate.close(reason.clone()),
             Err(error) => {
                 self.metrics.errors.inc();
-                self.metrics.present.set(0);
                 warn!(%error, "redirect not in force");
                 self.gate.close(format!("not known to be in force: {error}"));
             }
@@ -185,30 +194,60 @@ impl Redirect {
     }
 
     /// Returns why pods are not captured although the rules stand.
-    async fn look_at_all(
-        &mut self,
-        desired: &Desired,
-        notices: &mut Notices,
-    ) -> Result<Option<String>, RedirectError> {
+    async fn look_at_all(&mut self, notices: &mut Notices) -> Result<Option<String>, RedirectError> {
         let links = Links::read().await?;
-        let outcome = self.reconcile(desired, &links.uplinks).await?;
-        for cause in &outcome.causes {
-            warn!(%cause, "redirect repaired");
-            self.metrics.repairs.with_label_values(&[cause.drift.as_str()]).inc();
+        let mended = self.reconcile(&links.uplinks).await;
+        for (label, cause) in &mended.causes {
+            warn!(cause, "repaired");
+            self.metrics.repairs.with_label_values(&[label]).inc();
         }
-        in_force(outcome)?;
-        self.metrics.present.set(1);
+        self.in_force(mended)?;
+        let Some(desired) = &self.desired else {
+            notices.seen(links);
+            return Ok(None);
+        };
         let report = links.report(desired.interfaces(), &pod_links(&notices.addresses).await?);
         notices.seen(links);
         Ok(self.health.judge(desired.interfaces(), &report))
     }
 
-    /// Makes the rules what they should be, and forgets older connections if anything was written.
-    async fn reconcile(
+    /// Makes guards and rules what they should be, the guards first, and forgets older connections if anything was
+    /// written. One that fails keeps no other from being mended.
+    async fn reconcile(&mut self, uplinks: &BTreeSet<String>) -> Mended {
+        let mut mended = Mended::default();
+        self.reconcile_guards(&mut mended).await;
+        if let Some(desired) = self.desired.clone() {
+            if let Err(error) = self.reconcile_rules(&desired, uplinks, &mut mended).await {
+                self.metrics.present.set(0);
+                mended.failed.get_or_insert(error);
+            }
+            self.stale_connections |= !mended.causes.is_empty();
+            if self.stale_connections {
+                self.forget_connections(&desired).await;
+            }
+        }
+        mended
+    }
+
+    async fn reconcile_guards(&mut self, mended: &mut Mended) {
+        let before_write = |drift| {
+            self.metrics.guards.set(0);
+            if self.desired.is_some() {
+                self.gate.close(format!("a guard is being repaired ({drift})"));
+            }
+        };
+        let outcome = self.guard.reconcile(&before_write).await;
+        mended.causes.extend(outcome.drift.iter().map(|drift| (drift.as_str(), drift.to_string())));
+        self.metrics.guards.set(i64::from(outcome.errors.is_empty()));
+        mended.failed = outcome.errors.into_iter().next().map(RedirectError::from);
+    }
+
+    async fn reconcile_rules(
         &mut self,
         desired: &Desired,
         uplinks: &BTreeSet<String>,
-    ) -> Result<Outcome, RedirectError> {
+        mended: &mut Mended,
+    ) -> Result<(), RedirectError> {
         let host = match self.host.take() {
             Some(host) => host,
             None => Iptables::detect(&self.search).await?,
@@ -220,11 +259,30 @@ impl Redirect {
         };
         let outcome = host.reconcile(desired, uplinks, &before_write).await;
         self.host = Some(host);
-        self.stale_connections |= outcome.changed;
-        if self.stale_connections {
-            self.forget_connections(desired).await;
+        mended.causes.extend(outcome.causes.iter().map(|cause| (cause.drift.as_str(), cause.to_string())));
+        match outcome.errors.into_iter().next() {
+            Some(error) => Err(error.into()),
+            None => {
+                self.metrics.present.set(1);
+                Ok(())
+            }
         }
-        Ok(outcome)
+    }
+
+    /// Where the redirect is the operator's own, guards are what can be had: without them it is said, once.
+    fn in_force(&mut self, mended: Mended) -> Result<(), RedirectError> {
+        let Some(error) = mended.failed else {
+            self.unguarded = false;
+            return Ok(());
+        };
+        if self.desired.is_some() {
+            return Err(error);
+        }
+        if !self.unguarded {
+            warn!(%error, "this node has no guards of ours: what the redirect lets past reaches the node's credentials");
+        }
+        self.unguarded = true;
+        Ok(())
     }
 
     /// Failing, it is tried again at the next look: what is forwarded is dropped meanwhile.
@@ -264,13 +322,6 @@ impl Redirect {
         {
             warn!(%target, reason = %absent, "IPv6 is not redirected");
         }
-    }
-}
-
-fn in_force(outcome: Outcome) -> Result<(), RedirectError> {
-    match outcome.errors.into_iter().next() {
-        Some(error) => Err(error.into()),
-        None => Ok(()),
     }
 }
 

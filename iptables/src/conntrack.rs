@@ -3,21 +3,15 @@
 //! NAT is decided by a connection's first packet: one that was open before the redirect stays with the real
 //! service for good, unless its conntrack entry goes.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::NLM_F_ACK;
 use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple};
-use netlink_packet_netfilter::{
-    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
-};
-use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr as NetlinkAddr, TokioSocket};
+use netlink_packet_netfilter::{NetfilterMessageInner, NetfilterProtoFamily};
 
 use crate::family::{Family, IMDS_V4, IMDS_V6};
+use crate::nfnetlink::{Nfnetlink, NfnetlinkError};
 
 /// Longest that the whole takes; a table of 262,144 entries is read in about a second.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -29,12 +23,9 @@ const CTA_ZONE: u16 = 18;
 /// Why entries could not be deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum ConntrackError {
-    /// The socket failed or the kernel refused.
+    /// The kernel could not be asked or refused.
     #[error("conntrack: {0}")]
-    Io(#[from] io::Error),
-    /// The kernel said something that was not understood.
-    #[error("conntrack: {0}")]
-    Decode(#[from] netlink_packet_core::DecodeError),
+    Netlink(#[from] NfnetlinkError),
     /// It took too long.
     #[error("conntrack: not done after {} s", DEADLINE.as_secs())]
     TimedOut,
@@ -66,80 +57,36 @@ pub async fn delete_imds_entries(redirected_to: &[SocketAddr]) -> Result<usize, 
 }
 
 async fn delete_family(family: Family, redirected_to: &[SocketAddr]) -> Result<usize, ConntrackError> {
-    let mut stale = Vec::new();
-    let each = |entry: Vec<_>| stale.extend(is_stale(&entry, redirected_to).then(|| name_of(entry)));
-    let socket = match dump(family, each).await {
-        Err(ConntrackError::Io(error)) if is_absent(&error) => return Ok(0),
-        dumped => dumped?,
-    };
-    let mut deleted = 0;
-    for name in stale {
-        match exchange(&socket, family, NLM_F_ACK, ConntrackMessage::Delete(name), drop).await {
-            Ok(()) => deleted += 1,
-            // It ended by itself meanwhile.
-            Err(ConntrackError::Io(error)) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(deleted)
-}
-
-/// Reads a family's whole table; returns the socket, to go on with.
-async fn dump(
-    family: Family,
-    each: impl FnMut(Vec<ConntrackAttribute>),
-) -> Result<TokioSocket, ConntrackError> {
-    let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
-    socket.socket_mut().bind_auto()?;
-    socket.socket_mut().connect(&NetlinkAddr::new(0, 0))?;
-    exchange(&socket, family, NLM_F_DUMP, ConntrackMessage::Get(Vec::new()), each).await?;
-    Ok(socket)
-}
-
-/// Sends one request and reads answers up to the last.
-async fn exchange(
-    socket: &TokioSocket,
-    family: Family,
-    flags: u16,
-    message: ConntrackMessage,
-    mut each: impl FnMut(Vec<ConntrackAttribute>),
-) -> Result<(), ConntrackError> {
-    socket.send(&request(family, flags, message)).await?;
-    loop {
-        let (received, _) = socket.recv_from_full().await?;
-        let mut rest = received.as_slice();
-        while !rest.is_empty() {
-            let answer = NetlinkMessage::<NetfilterMessage>::deserialize(rest)?;
-            match answer.payload {
-                NetlinkPayload::Done(_) => return Ok(()),
-                NetlinkPayload::Error(error) if error.code.is_none() => return Ok(()),
-                NetlinkPayload::Error(error) => return Err(error.to_io().into()),
-                NetlinkPayload::InnerMessage(NetfilterMessage {
-                    inner: NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)),
-                    ..
-                }) => each(entry),
-                _ => {}
-            }
-            // Messages are padded to four bytes; the last need not be.
-            let length = usize::try_from(answer.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
-        }
-    }
-}
-
-fn request(family: Family, flags: u16, message: ConntrackMessage) -> Vec<u8> {
-    let family = match family {
+    let protocol = match family {
         Family::V4 => NetfilterProtoFamily::IPv4,
         Family::V6 => NetfilterProtoFamily::IPv6,
     };
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | flags;
-    let message = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message);
-    let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
-    packet.finalize();
-    let mut bytes = vec![0; packet.buffer_len()];
-    packet.serialize(&mut bytes);
-    bytes
+    let socket = match Nfnetlink::open() {
+        Err(error) if is_absent(&error) => return Ok(0),
+        opened => opened?,
+    };
+    let mut stale = Vec::new();
+    let each = |message| {
+        if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) = message
+            && is_stale(&entry, redirected_to)
+        {
+            stale.push(name_of(entry));
+        }
+    };
+    match socket.dump(protocol, ConntrackMessage::Get(Vec::new()), each).await {
+        Err(error) if is_absent(&error) => return Ok(0),
+        dumped => dumped?,
+    }
+    let mut deleted = 0;
+    for name in stale {
+        match socket.exchange(protocol, NLM_F_ACK, ConntrackMessage::Delete(name), drop).await {
+            Ok(()) => deleted += 1,
+            // It ended by itself meanwhile.
+            Err(error) if error.errno() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(deleted)
 }
 
 fn is_stale(entry: &[ConntrackAttribute], redirected_to: &[SocketAddr]) -> bool {
@@ -199,9 +146,9 @@ fn name_of(entry: Vec<ConntrackAttribute>) -> Vec<ConntrackAttribute> {
 }
 
 /// No such protocol or subsystem: the kernel was built or runs without conntrack's netlink.
-fn is_absent(error: &io::Error) -> bool {
+fn is_absent(error: &NfnetlinkError) -> bool {
     matches!(
-        error.raw_os_error(),
+        error.errno(),
         Some(libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL)
     )
 }

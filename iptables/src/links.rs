@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::channel::mpsc::UnboundedReceiver;
 use futures::{StreamExt, TryStreamExt};
-use netlink_packet_core::NetlinkMessage;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
@@ -56,12 +56,19 @@ pub struct LinkReport {
     pub elsewhere: BTreeMap<String, usize>,
 }
 
+/// What a notification was about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Policy rules came or went, or the kernel had to drop notifications. If not, links or routes did.
+    pub rules: bool,
+}
+
 /// Notifications of links, routes and rules that come and go.
 pub struct LinkWatch {
     connection: Pin<Box<dyn Future<Output = ()> + Send>>,
     messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr)>,
     // Something changed that nobody has been told of.
-    pending: bool,
+    pending: Option<Change>,
     // The connection ends when nobody can ask any more.
     _handle: Handle,
 }
@@ -150,7 +157,7 @@ impl LinkWatch {
         use MulticastGroup::{Ipv4Route, Ipv4Rule, Ipv6Route, Ipv6Rule, Link};
         let groups = [Link, Ipv4Route, Ipv4Rule, Ipv6Route, Ipv6Rule];
         let (connection, handle, messages) = rtnetlink::new_multicast_connection(&groups)?;
-        Ok(Self { connection: Box::pin(connection), messages, pending: false, _handle: handle })
+        Ok(Self { connection: Box::pin(connection), messages, pending: None, _handle: handle })
     }
 
     /// Waits for a change, then until it has been quiet for a moment: a burst is one change. Notifications that
@@ -158,31 +165,39 @@ impl LinkWatch {
     ///
     /// # Errors
     /// When the socket is gone: make a new one.
-    pub async fn changed(&mut self) -> Result<(), LinkError> {
-        if !self.pending {
-            self.next().await?;
-            self.pending = true;
+    pub async fn changed(&mut self) -> Result<Change, LinkError> {
+        if self.pending.is_none() {
+            self.pending = Some(self.next().await?);
         }
         // A stream of notifications that never rests must not hide that something changed.
         let _ = tokio::time::timeout(SETTLE_AT_MOST, async {
-            while let Ok(Ok(())) = tokio::time::timeout(SETTLE, self.next()).await {}
+            while let Ok(Ok(change)) = tokio::time::timeout(SETTLE, self.next()).await {
+                self.pending.get_or_insert_default().rules |= change.rules;
+            }
         })
         .await;
-        self.pending = false;
-        Ok(())
+        Ok(self.pending.take().unwrap_or_default())
     }
 
-    async fn next(&mut self) -> Result<(), LinkError> {
-        tokio::select! {
+    async fn next(&mut self) -> Result<Change, LinkError> {
+        let message = tokio::select! {
             biased;
-            message = self.messages.next() => message.map(drop).ok_or(LinkError::Closed),
-            () = &mut self.connection => Err(LinkError::Closed),
-        }
+            message = self.messages.next() => message,
+            () = &mut self.connection => None,
+        };
+        let (message, _) = message.ok_or(LinkError::Closed)?;
+        let rules = match message.payload {
+            NetlinkPayload::InnerMessage(message) => {
+                matches!(message, RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_))
+            }
+            _ => true,
+        };
+        Ok(Change { rules })
     }
 }
 
 /// Runs one conversation with the kernel on a socket of its own.
-async fn ask<T, F>(conversation: impl FnOnce(Handle) -> F) -> Result<T, LinkError>
+pub(crate) async fn ask<T, F>(conversation: impl FnOnce(Handle) -> F) -> Result<T, LinkError>
 where
     F: Future<Output = Result<T, rtnetlink::Error>>,
 {

@@ -22,6 +22,12 @@ const TAIL: &str = "
 (`AWS_ENDPOINT_URL_STS`, `AWS_USE_FIPS_ENDPOINT`, `AWS_USE_DUALSTACK_ENDPOINT`, `HTTPS_PROXY`) keep their meaning.
 `HOST_IP` and `NODE_NAME` are not read: give them as `--host-ip=$(HOST_IP)` and `--node=$(NODE_NAME)`.
 
+## rolegate guard
+
+Closes the way from pods to the node's credentials and ends, with exit code 0 where it is closed: for boot, before the
+kubelet starts (`deploy/node/rolegate-guard.service`). It asks neither the API server nor AWS. `--output=json`
+(`ROLEGATE_OUTPUT`) prints the result for machines.
+
 ## rolegate cleanup
 
 Removes what rolegate made on this node and nothing else. `--peers` (`ROLEGATE_PEERS`) removes the rules of kube2iam

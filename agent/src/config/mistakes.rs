@@ -105,6 +105,11 @@ pub(super) fn flag<'a>(name: &'static str, value: &'a Option<String>) -> Flag<'a
 // === impl Findings ===
 
 impl Findings {
+    /// What was asked for, if there was no mistake.
+    pub(super) fn unless_mistaken<T>(self, asked: T) -> Result<T, ConfigErrors> {
+        if self.mistakes.is_empty() { Ok(asked) } else { Err(ConfigErrors(self.mistakes)) }
+    }
+
     /// The value of `flag`; nothing where it is absent or a mistake (which is noted, with what is allowed).
     pub(super) fn take<T>(
         &mut self,

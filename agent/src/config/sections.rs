@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::mistakes::{ConfigError, ConfigErrors, Findings, flag};
 use super::values;
 use super::{Command, Config, Credentials, Log, LogFormat, Server};
-use crate::args::{CleanupArgs, CredentialsArgs, LogArgs, RunArgs, ServerArgs};
+use crate::args::{CleanupArgs, CredentialsArgs, GuardArgs, LogArgs, RunArgs, ServerArgs};
 
 /// Shortest and longest session that STS gives (STS API reference, `DurationSeconds`).
 const SESSION: (Duration, Duration) = (Duration::from_secs(900), Duration::from_secs(43_200));
@@ -73,21 +73,28 @@ pub(super) fn build(
     }
 }
 
+/// What `guard` is to do.
+pub(super) fn guard(args: &GuardArgs) -> Result<Command, ConfigErrors> {
+    let mut found = Findings::default();
+    let json = is_json(&mut found, &args.output);
+    found.unless_mistaken(Command::Guard { json })
+}
+
 /// What `cleanup` is to do.
 pub(super) fn cleanup(args: &CleanupArgs) -> Result<Command, ConfigErrors> {
     let mut found = Findings::default();
     let peers = found.boolean(flag("--peers", &args.peers), false);
+    let json = is_json(&mut found, &args.output);
+    found.unless_mistaken(Command::Cleanup { peers, json })
+}
+
+fn is_json(found: &mut Findings, output: &Option<String>) -> bool {
     let format = |text: &str| match text {
         "text" => Some(false),
         "json" => Some(true),
         _ => None,
     };
-    let json = found.take(flag("--output", &args.output), "text or json", format).unwrap_or(false);
-    if found.mistakes.is_empty() {
-        Ok(Command::Cleanup { peers, json })
-    } else {
-        Err(ConfigErrors(found.mistakes))
-    }
+    found.take(flag("--output", output), "text or json", format).unwrap_or(false)
 }
 
 fn profile(found: &mut Findings, args: &LogArgs) -> Profile {

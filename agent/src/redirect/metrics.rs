@@ -1,15 +1,17 @@
 //! What the redirect counts.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
+use rolegate_iptables::guard::GuardDrift;
 use rolegate_iptables::iptables::Drift;
 
 use crate::metrics::Registry;
 
 /// Counters and gauges of the redirect.
 pub(super) struct Metrics {
-    /// By [`Drift::as_str`].
+    /// By [`Drift::as_str`] and [`GuardDrift::as_str`].
     pub(super) repairs: IntCounterVec,
     pub(super) present: IntGauge,
+    pub(super) guards: IntGauge,
     pub(super) errors: IntCounter,
     pub(super) conntrack_deleted: IntCounter,
 }
@@ -20,19 +22,21 @@ impl Metrics {
     pub(super) fn register(registry: &Registry) -> Self {
         let repairs = registry.counters(
             "redirect_repairs_total",
-            "Times that the redirect rules differed from what they should be and were mended, by what was wrong.",
+            "Times that redirect or guards differed from what they should be and were mended, by what was wrong.",
             &["cause"],
         );
-        for drift in Drift::ALL {
-            repairs.with_label_values(&[drift.as_str()]);
+        for cause in Drift::ALL.map(Drift::as_str).into_iter().chain(GuardDrift::ALL.map(GuardDrift::as_str))
+        {
+            repairs.with_label_values(&[cause]);
         }
         Self {
             repairs,
             present: registry
                 .gauge("redirect_rule_present", "1 while the redirect rules are as they should be, else 0."),
+            guards: registry.gauge("guards_present", "1 while both guards are as they should be, else 0."),
             errors: registry.counter(
                 "redirect_errors_total",
-                "Failures to read or write the redirect rules or what they need.",
+                "Failures to read or write redirect, guards or what they need.",
             ),
             conntrack_deleted: registry.counter(
                 "conntrack_deleted_total",

@@ -73,7 +73,7 @@ impl Notices {
     pub(super) async fn due(&mut self, pods: &mut watch::Receiver<Arc<Snapshot>>) -> bool {
         let links = async {
             match &mut self.link_watch {
-                Some(watch) => watch.changed().await.is_ok(),
+                Some(watch) => watch.changed().await.ok(),
                 None => std::future::pending().await,
             }
         };
@@ -91,11 +91,11 @@ impl Notices {
             pods.changed().await
         };
         tokio::select! {
-            listening = links => {
-                if !listening {
+            change = links => {
+                if change.is_none() {
                     self.link_watch = None;
                 }
-                Links::read().await.ok().as_ref() != Some(&self.links)
+                change.is_some_and(|change| change.rules) || Links::read().await.ok().as_ref() != Some(&self.links)
             }
             listening = rules => {
                 if !listening {

@@ -11,8 +11,10 @@ use crate::ready::Gates;
 
 /// Runs `test` on a thread with a network namespace of its own.
 fn in_netns<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F + Send + 'static) {
-    if !nix::unistd::geteuid().is_root() || sh_output("iptables-restore --version; ip -V").is_none() {
-        eprintln!("skipped: {name}: it needs root, iptables and ip");
+    if !nix::unistd::geteuid().is_root()
+        || sh_output("iptables-restore --version; ip -V; nft --version").is_none()
+    {
+        eprintln!("skipped: {name}: it needs root, iptables, nft and ip");
         return;
     }
     let thread = std::thread::spawn(move || {
@@ -151,15 +153,14 @@ fn pods_routed_elsewhere_close_the_gate_until_they_are_behind_the_interface() {
             ("cal+", None),
         ] {
             let (gates, mut redirect) = redirect(&config(interfaces));
-            let desired = redirect.desired.clone().expect("desired");
             let mut notices = Notices::new();
-            redirect.look(&desired, &mut notices).await.expect("looked");
+            redirect.look(&mut notices).await.expect("looked");
             assert!(reason(&gates).is_some_and(|reason| reason.contains("not listed yet")), "{interfaces}");
             notices.listed = true;
-            redirect.look(&desired, &mut notices).await.expect("looked");
+            redirect.look(&mut notices).await.expect("looked");
             assert_eq!(reason(&gates), None, "{interfaces}: there are no pods");
             notices.addresses = vec!["10.1.0.11".parse().expect("address")];
-            redirect.look(&desired, &mut notices).await.expect("looked");
+            redirect.look(&mut notices).await.expect("looked");
             assert_eq!(reason(&gates).as_deref(), expected, "{interfaces}");
         }
     });
@@ -171,25 +172,57 @@ fn without_iptables_the_gate_is_closed_and_says_why() {
         let (gates, mut redirect) = redirect(&config("auto"));
         redirect.search = "/nonexistent".into();
         assert!(redirect.install_once().await.is_err());
-        let desired = redirect.desired.clone().expect("desired");
-        assert!(redirect.look(&desired, &mut Notices::new()).await.is_err());
+        assert!(redirect.look(&mut Notices::new()).await.is_err());
         assert!(reason(&gates).expect("closed").contains("no iptables for IPv4"));
         assert_eq!((redirect.metrics.errors.get(), redirect.metrics.present.get()), (1, 0));
     });
 }
 
-#[tokio::test]
-async fn the_operators_own_redirect_is_not_looked_at() {
-    let (gates, mut redirect) = redirect(&config::Redirect { mode: RedirectMode::None, ..config("auto") });
-    redirect.install_once().await.expect("nothing to install");
-    let shutdown = CancellationToken::new();
-    let (_pods, receiver) = watch::channel(Arc::default());
-    let run = redirect.run(shutdown.clone(), receiver);
-    let story = async {
-        gates.wait().await;
-        shutdown.cancel();
-    };
-    tokio::join!(run, story).0.expect("ended as told");
+#[test]
+fn beside_the_operators_own_redirect_stand_the_guards() {
+    in_netns("beside_the_operators_own_redirect_stand_the_guards", || async {
+        let (gates, mut redirect) =
+            redirect(&config::Redirect { mode: RedirectMode::None, ..config("auto") });
+        redirect.install_once().await.expect("installed");
+        assert!(!sh("iptables-save").contains("rolegate"));
+        let shutdown = CancellationToken::new();
+        let guards = redirect.metrics.guards.clone();
+        let (_pods, receiver) = watch::channel(Arc::default());
+        let run = redirect.run(shutdown.clone(), receiver);
+        let story = async {
+            gates.wait().await;
+            assert!(sh("ip rule").contains("to 169.254.169.254 prohibit"));
+            assert_eq!(guards.get(), 1);
+            shutdown.cancel();
+        };
+        tokio::join!(run, story).0.expect("ended as told");
+    });
+}
+
+#[test]
+fn guards_that_others_take_away_are_mended_without_being_told() {
+    in_netns("guards_that_others_take_away_are_mended_without_being_told", || async {
+        let (gates, redirect) = redirect(&config("auto"));
+        let (repairs, shutdown) = (redirect.metrics.repairs.clone(), CancellationToken::new());
+        let (_pods, receiver) = watch::channel(listed());
+        // Neither the timer nor the trigger helps.
+        let mut redirect = Redirect { look_every: Duration::from_secs(3_600), ..redirect };
+        redirect.install_once().await.expect("installed");
+        let task = redirect.run(shutdown.clone(), receiver);
+        let story = async {
+            for (damage, cause) in
+                [("ip rule del pref 4", "guard_rules"), ("nft flush ruleset", "guard_table_missing")]
+            {
+                gates.wait().await;
+                sh(damage);
+                gate_shows(&gates, |reason| reason.is_some_and(|reason| reason.contains(cause))).await;
+                gates.wait().await;
+                assert_eq!(repairs.with_label_values(&[cause]).get(), 1);
+            }
+            shutdown.cancel();
+        };
+        tokio::join!(task, story).0.expect("ended as told");
+    });
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, reason = "a test's helpers fail the test")]
 
 mod conntrack;
+mod guards;
 mod host;
 mod links;
 mod rules;

@@ -13,10 +13,10 @@ use rolegate_iptables::iptables::{Desired, Outcome};
 use crate::host::{Netns, Programs, with_each_backend};
 use crate::rules::{desired, look};
 
-const REAL: &[u8; 5] = b"REAL!";
-const AGENT: &[u8; 5] = b"AGENT";
-const IMDS: [&str; 2] = ["169.254.169.254:80", "[fd00:ec2::254]:80"];
-const TARGETS: [&str; 2] = ["10.0.0.10", "fd00:a::10"];
+pub(crate) const REAL: &[u8; 5] = b"REAL!";
+pub(crate) const AGENT: &[u8; 5] = b"AGENT";
+pub(crate) const IMDS: [&str; 2] = ["169.254.169.254:80", "[fd00:ec2::254]:80"];
+pub(crate) const TARGETS: [&str; 2] = ["10.0.0.10", "fd00:a::10"];
 
 /// Longest that a client waits: connections that are dropped never answer.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -38,16 +38,16 @@ const DAMAGES: [(&str, &str); 6] = [
 ];
 
 /// A pod behind `cali1`, the node, and outside of it the real service.
-struct World {
-    pod: Netns,
-    node: Netns,
+pub(crate) struct World {
+    pub(crate) pod: Netns,
+    pub(crate) node: Netns,
     _outside: Netns,
 }
 
 // === impl World ===
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (pod, node, outside) = (Netns::new(), Netns::new(), Netns::new());
         node.sh(&format!(
             "ip link add cali1 type veth peer name eth0 netns {}
@@ -90,7 +90,7 @@ impl World {
     }
 
     /// Clients that ask again and again until told to stop, and count who answered.
-    fn clients(&self, stop: &Arc<AtomicBool>) -> Vec<(Arc<Counts>, JoinHandle<()>)> {
+    pub(crate) fn clients(&self, stop: &Arc<AtomicBool>) -> Vec<(Arc<Counts>, JoinHandle<()>)> {
         let client = |imds: &'static str| {
             let (counts, stop) = (Arc::new(Counts::default()), Arc::clone(stop));
             let counting = Arc::clone(&counts);
@@ -111,17 +111,17 @@ impl World {
 }
 
 #[derive(Default)]
-struct Counts {
-    agent: AtomicUsize,
-    real: AtomicUsize,
-    none: AtomicUsize,
+pub(crate) struct Counts {
+    pub(crate) agent: AtomicUsize,
+    pub(crate) real: AtomicUsize,
+    pub(crate) none: AtomicUsize,
 }
 
 // === impl Counts ===
 
 impl Counts {
     /// Until one more connection was answered by the agent.
-    fn wait_for_the_agent(&self) {
+    pub(crate) fn wait_for_the_agent(&self) {
         let (served, refused) = (self.agent.load(Ordering::Relaxed), self.none.load(Ordering::Relaxed));
         while self.agent.load(Ordering::Relaxed) == served {
             assert!(self.none.load(Ordering::Relaxed) < refused + 50, "nobody answers");
@@ -146,20 +146,20 @@ fn serve(netns: &Netns, at: String, word: &'static [u8; 5]) {
     is_bound.recv().expect("bound");
 }
 
-fn open(imds: &str) -> Option<TcpStream> {
+pub(crate) fn open(imds: &str) -> Option<TcpStream> {
     let connection = TcpStream::connect_timeout(&imds.parse().expect(imds), PATIENCE).ok()?;
     connection.set_read_timeout(Some(PATIENCE)).expect("time-out");
     Some(connection)
 }
 
-fn ask_on(connection: &mut TcpStream) -> Option<[u8; 5]> {
+pub(crate) fn ask_on(connection: &mut TcpStream) -> Option<[u8; 5]> {
     let mut word = [0; 5];
     connection.write_all(b"?").ok()?;
     connection.read_exact(&mut word).ok()?;
     Some(word)
 }
 
-fn ask(imds: &str) -> Option<[u8; 5]> {
+pub(crate) fn ask(imds: &str) -> Option<[u8; 5]> {
     ask_on(&mut open(imds)?)
 }
 

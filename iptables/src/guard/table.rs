@@ -1,0 +1,45 @@
+//! Guard 2 as it should be.
+
+use netlink_packet_netfilter::nftables::InetHookNumber;
+
+use crate::family::{Family, IMDS_PORT};
+use crate::nftables::{Chain, Table, accept, drop, spoofed, tcp_port, to};
+
+/// Before connection tracking (`NF_IP_PRI_RAW`, linux/netfilter_ipv4.h): the source is what the packet says.
+const RAW: i32 = -300;
+/// Before the filters of others (`NF_IP_PRI_FILTER` - 10).
+const BEFORE_FILTER: i32 = -10;
+
+/// The table, both families in one.
+pub(super) fn desired() -> Table {
+    let imds = Family::ALL.map(Family::imds);
+    let all = |parts: &[Vec<_>]| parts.concat();
+    Table {
+        name: "rolegate",
+        chains: vec![
+            Chain {
+                name: "prerouting",
+                hook: InetHookNumber::PreRouting,
+                priority: RAW,
+                rules: imds.map(|address| all(&[to(address), spoofed(), drop()])).into(),
+            },
+            Chain {
+                name: "forward",
+                hook: InetHookNumber::Forward,
+                priority: BEFORE_FILTER,
+                rules: imds.map(|address| all(&[to(address), drop()])).into(),
+            },
+            Chain {
+                name: "input",
+                hook: InetHookNumber::LocalIn,
+                priority: BEFORE_FILTER,
+                rules: imds
+                    .into_iter()
+                    .flat_map(|address| {
+                        [all(&[to(address), tcp_port(IMDS_PORT), accept()]), all(&[to(address), drop()])]
+                    })
+                    .collect(),
+            },
+        ],
+    }
+}

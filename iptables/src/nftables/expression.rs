@@ -1,0 +1,151 @@
+//! What rules are made of, and the one form in which two of them are compared.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use netlink_packet_core::{DefaultNla, Nla};
+use netlink_packet_netfilter::nftables::{
+    Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute, Meta, MetaKey, Operator,
+    Payload, Register, Verdict, VerdictAttribute,
+};
+
+use crate::family::Family;
+
+/// `NFPROTO_IPV4` and `NFPROTO_IPV6` (linux/netfilter.h).
+const NFPROTO: [(Family, u8); 2] = [(Family::V4, 2), (Family::V6, 10)];
+/// TCP's number (IANA, protocol numbers).
+const TCP: u8 = 6;
+/// `NFT_PAYLOAD_NETWORK_HEADER` and `NFT_PAYLOAD_TRANSPORT_HEADER` (linux/netfilter/nf_tables.h), as are those below.
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+/// `NFTA_FIB_DREG`, `NFTA_FIB_RESULT`, `NFTA_FIB_FLAGS`.
+const FIB: [u16; 3] = [1, 2, 3];
+/// `NFT_FIB_RESULT_OIF`: the interface of the route.
+const FIB_RESULT_OIF: u32 = 1;
+/// `NFTA_FIB_F_SADDR | NFTA_FIB_F_IIF`: the route to the source, by the interface that the packet came in.
+const FIB_SOURCE_BY_INPUT: u32 = 1 | 8;
+/// `NF_DROP` and `NF_ACCEPT` (linux/netfilter.h).
+const DROP: u32 = 0;
+const ACCEPT: u32 = 1;
+
+/// One expression of a rule.
+pub(crate) type Expression = ListAttribute<ExpressionAttribute>;
+
+/// An expression by its name and its attributes by their numbers.
+type Plain = (String, BTreeMap<u16, Vec<u8>>);
+
+/// Packets to `address`.
+pub(crate) fn to(address: IpAddr) -> Vec<Expression> {
+    let (offset, bytes) = match address {
+        IpAddr::V4(v4) => (16, v4.octets().to_vec()),
+        IpAddr::V6(v6) => (24, v6.octets().to_vec()),
+    };
+    let family = Family::of(address);
+    let protocol = NFPROTO.iter().filter(|(of, _)| *of == family).map(|(_, number)| *number).collect();
+    let mut all = meta(MetaKey::Nfproto, protocol);
+    all.extend(payload(NETWORK_HEADER, offset, bytes));
+    all
+}
+
+/// TCP packets to `port`.
+pub(crate) fn tcp_port(port: u16) -> Vec<Expression> {
+    let mut all = meta(MetaKey::L4Proto, vec![TCP]);
+    all.extend(payload(TRANSPORT_HEADER, 2, port.to_be_bytes().to_vec()));
+    all
+}
+
+/// Packets whose source is not routed by the interface that they came in.
+pub(crate) fn spoofed() -> Vec<Expression> {
+    let values = [u32::from(Register::Reg1), FIB_RESULT_OIF, FIB_SOURCE_BY_INPUT];
+    let attributes = FIB.into_iter().zip(values).map(|(kind, value)| number(kind, value)).collect();
+    let fib = Expressions::Other { expression_type: "fib".to_owned(), attributes };
+    vec![fib.into(), equals(vec![0; 4])]
+}
+
+/// Goes no further.
+pub(crate) fn drop() -> Vec<Expression> {
+    vec![verdict(DROP)]
+}
+
+/// This chain has nothing against it.
+pub(crate) fn accept() -> Vec<Expression> {
+    vec![verdict(ACCEPT)]
+}
+
+fn meta(key: MetaKey, value: Vec<u8>) -> Vec<Expression> {
+    let load = Expressions::Meta(vec![Meta::Key(key), Meta::DestinationRegister(Register::Reg1)]);
+    vec![load.into(), equals(value)]
+}
+
+fn payload(base: u32, offset: u32, value: Vec<u8>) -> Vec<Expression> {
+    let load = Expressions::Payload(vec![
+        Payload::DestinationRegister(Register::Reg1),
+        Payload::Base(base),
+        Payload::Offset(offset),
+        Payload::Len(u32::try_from(value.len()).unwrap_or(u32::MAX)),
+    ]);
+    vec![load.into(), equals(value)]
+}
+
+fn equals(value: Vec<u8>) -> Expression {
+    Expressions::Cmp(vec![
+        Cmp::SourceRegister(Register::Reg1),
+        Cmp::Op(Operator::Equal),
+        Cmp::Data(DataAttribute::Value(value)),
+    ])
+    .into()
+}
+
+fn verdict(code: u32) -> Expression {
+    Expressions::Immediate(vec![
+        Immediate::DestinationRegister(Register::Verdict),
+        Immediate::Data(DataAttribute::Verdict(vec![VerdictAttribute::Code(Verdict::Other(code))])),
+    ])
+    .into()
+}
+
+fn number(kind: u16, value: u32) -> DefaultNla {
+    DefaultNla::new(kind, value.to_be_bytes().to_vec())
+}
+
+/// The form for comparison: the kernel may give attributes in another order than they were sent in.
+pub(crate) fn plain(expressions: &[Expression]) -> Vec<Plain> {
+    expressions.iter().map(plain_one).collect()
+}
+
+fn plain_one(expression: &Expression) -> Plain {
+    let mut plain = Plain::default();
+    let ListAttribute::Element(parts) = expression else { return plain };
+    for part in parts {
+        match part {
+            ExpressionAttribute::Name(name) => plain.0.clone_from(name),
+            ExpressionAttribute::Data(data) => plain.1 = attributes(data),
+            _ => {}
+        }
+    }
+    plain
+}
+
+fn attributes(data: &Expressions) -> BTreeMap<u16, Vec<u8>> {
+    match data {
+        Expressions::Bitwise(all) => values(all),
+        Expressions::Cmp(all) => values(all),
+        Expressions::Immediate(all) => values(all),
+        Expressions::Lookup(all) => values(all),
+        Expressions::Meta(all) => values(all),
+        Expressions::Payload(all) => values(all),
+        Expressions::Unknown(all) => values(all),
+        Expressions::Other { attributes, .. } => values(attributes),
+        _ => BTreeMap::new(),
+    }
+}
+
+fn values<T: Nla>(attributes: &[T]) -> BTreeMap<u16, Vec<u8>> {
+    let value = |attribute: &T| {
+        let mut bytes = vec![0; attribute.value_len()];
+        attribute.emit_value(&mut bytes);
+        // Whether an attribute is marked as nested is the writer's habit.
+        (attribute.kind() & netlink_packet_core::NLA_TYPE_MASK, bytes)
+    };
+    attributes.iter().map(value).collect()
+}
