@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 use crate::admin::{Admin, DebugPages, Health, Scope};
 use crate::cluster::watch::{Watch, WatchGates};
 use crate::cluster::{PodRecord, Snapshot};
-use crate::config::Config;
+use crate::config::{Config, RedirectMode};
 use crate::credentials::{Broker, SessionKey};
 use crate::identity::Identity;
 use crate::imds::document;
@@ -91,7 +91,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         instance_id: Arc::default(),
     };
 
-    let app = Listeners::bind(base.config.server.app_port)?;
+    let app = match base.config.redirect.mode {
+        RedirectMode::Route => Listeners::bind_at_imds()?,
+        RedirectMode::Iptables | RedirectMode::None => Listeners::bind(base.config.server.app_port)?,
+    };
     let admin = start_admin_listener(&base)?;
     let redirect = start_redirect(&base).await?;
     let wires = start_wires(&base, &mut supervisor);
@@ -120,7 +123,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
 fn start_admin_listener(base: &Base) -> anyhow::Result<Option<tokio::net::TcpListener>> {
     let server = &base.config.server;
-    if server.metrics_port == server.app_port {
+    // Where the app port is not listened at, it serves nothing else either.
+    if server.metrics_port == server.app_port && base.config.redirect.mode != RedirectMode::Route {
         return Ok(None);
     }
     let listener = process::bind_any(server.metrics_port)

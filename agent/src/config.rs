@@ -171,7 +171,7 @@ pub struct Server {
 /// Capture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {
-    /// `--iptables` (or `--redirect=iptables`).
+    /// `--redirect`, or `--iptables`.
     pub mode: RedirectMode,
     /// `--host-interface`, as written: `auto`, or a list with `+` and `!`.
     pub interfaces: String,
@@ -186,6 +186,8 @@ pub struct Redirect {
 pub enum RedirectMode {
     /// DNAT and FORWARD drops.
     Iptables,
+    /// Policy routing to a listener on the IMDS addresses.
+    Route,
     /// The operator's own.
     None,
 }

@@ -9,6 +9,7 @@ mod notices;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use rolegate_iptables::conntrack;
 use rolegate_iptables::guard::{DEFAULT_PREFERENCE, Guard, GuardError};
 use rolegate_iptables::iptables::{self, Cause, Desired, Iptables, TargetError, search_path};
 use rolegate_iptables::links::{LinkError, pod_links};
+use rolegate_iptables::route::{DEFAULT_TABLE, Route};
 use rolegate_iptables::{Family, InterfaceSpec, InterfaceSpecError, Links};
 use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
@@ -28,7 +30,7 @@ use crate::metrics::Registry;
 use crate::ready::Gate;
 
 use health::Health;
-use metrics::Metrics;
+use metrics::{Metrics, ROUTE_CHANGED};
 use notices::Notices;
 
 /// Longest between two looks: legacy tables tell nobody of changes.
@@ -65,8 +67,7 @@ pub struct Redirect {
     guard: Guard,
     /// The guards failed, and where the redirect is the operator's own that has been said.
     unguarded: bool,
-    /// `None`: the redirect is the operator's own.
-    desired: Option<Desired>,
+    capture: Capture,
     look_every: Duration,
     search: OsString,
     host: Option<Iptables>,
@@ -75,6 +76,15 @@ pub struct Redirect {
     trigger: Arc<Notify>,
     gate: Gate,
     metrics: Metrics,
+}
+
+/// How pods' requests get here.
+#[derive(Clone, Debug)]
+enum Capture {
+    Iptables(Desired),
+    Route(Route),
+    /// By the operator's own means.
+    Operators,
 }
 
 /// What a reconciliation found and mended, by label and in words, and the first thing that it could not.
@@ -98,17 +108,19 @@ impl Redirect {
         gate: Gate,
         registry: &Registry,
     ) -> Result<Self, RedirectError> {
-        let desired = match config.mode {
-            RedirectMode::None => None,
+        let capture = match config.mode {
+            RedirectMode::None => Capture::Operators,
+            RedirectMode::Route => Capture::Route(Route::new(DEFAULT_PREFERENCE, DEFAULT_TABLE)),
             RedirectMode::Iptables if config.host_ips.is_empty() => return Err(RedirectError::NoTarget),
             RedirectMode::Iptables => {
-                Some(Desired::new(InterfaceSpec::parse(&config.interfaces)?, &config.host_ips, app_port)?)
+                let interfaces = InterfaceSpec::parse(&config.interfaces)?;
+                Capture::Iptables(Desired::new(interfaces, &config.host_ips, app_port)?)
             }
         };
         Ok(Self {
             guard: Guard::new(DEFAULT_PREFERENCE),
             unguarded: false,
-            desired,
+            capture,
             look_every: config.reconcile_every.clamp(Duration::from_millis(100), LOOK_AT_MOST_EVERY),
             search: search_path(),
             host: None,
@@ -139,9 +151,10 @@ impl Redirect {
             info!(cause, "installed");
         }
         self.in_force(mended)?;
-        match self.desired.clone() {
-            Some(desired) => self.log_start(&desired, &links),
-            None => info!("no redirect is installed: it is the operator's own"),
+        match &self.capture {
+            Capture::Iptables(desired) => self.log_start(desired, &links),
+            Capture::Route(_) => info!("redirect in force: by policy routing"),
+            Capture::Operators => info!("no redirect is installed: it is the operator's own"),
         }
         self.gate.close("installed, pods' interfaces not looked at yet");
         Ok(())
@@ -181,7 +194,7 @@ impl Redirect {
         notices.listen();
         let looked = self.look_at_all(notices).await;
         match &looked {
-            Ok(None) if notices.listed || self.desired.is_none() => self.gate.open(),
+            Ok(None) if notices.listed || !matches!(self.capture, Capture::Iptables(_)) => self.gate.open(),
             Ok(None) => self.gate.close("pods are not listed yet: their interfaces are not known"),
             Ok(Some(reason)) => self.gate.close(reason.clone()),
             Err(error) => {
@@ -202,7 +215,7 @@ impl Redirect {
             self.metrics.repairs.with_label_values(&[label]).inc();
         }
         self.in_force(mended)?;
-        let Some(desired) = &self.desired else {
+        let Capture::Iptables(desired) = &self.capture else {
             notices.seen(links);
             return Ok(None);
         };
@@ -216,15 +229,20 @@ impl Redirect {
     async fn reconcile(&mut self, uplinks: &BTreeSet<String>) -> Mended {
         let mut mended = Mended::default();
         self.reconcile_guards(&mut mended).await;
-        if let Some(desired) = self.desired.clone() {
-            if let Err(error) = self.reconcile_rules(&desired, uplinks, &mut mended).await {
-                self.metrics.present.set(0);
-                mended.failed.get_or_insert(error);
+        let (done, targets) = match self.capture.clone() {
+            Capture::Iptables(desired) => {
+                (self.reconcile_rules(&desired, uplinks, &mut mended).await, desired.targets())
             }
-            self.stale_connections |= !mended.causes.is_empty();
-            if self.stale_connections {
-                self.forget_connections(&desired).await;
-            }
+            Capture::Route(route) => (self.reconcile_route(route, &mut mended).await, Vec::new()),
+            Capture::Operators => return mended,
+        };
+        self.metrics.present.set(i64::from(done.is_ok()));
+        if let Err(error) = done {
+            mended.failed.get_or_insert(error);
+        }
+        self.stale_connections |= !mended.causes.is_empty();
+        if self.stale_connections {
+            self.forget_connections(&targets).await;
         }
         mended
     }
@@ -232,7 +250,7 @@ impl Redirect {
     async fn reconcile_guards(&mut self, mended: &mut Mended) {
         let before_write = |drift| {
             self.metrics.guards.set(0);
-            if self.desired.is_some() {
+            if !matches!(self.capture, Capture::Operators) {
                 self.gate.close(format!("a guard is being repaired ({drift})"));
             }
         };
@@ -260,13 +278,18 @@ impl Redirect {
         let outcome = host.reconcile(desired, uplinks, &before_write).await;
         self.host = Some(host);
         mended.causes.extend(outcome.causes.iter().map(|cause| (cause.drift.as_str(), cause.to_string())));
-        match outcome.errors.into_iter().next() {
-            Some(error) => Err(error.into()),
-            None => {
-                self.metrics.present.set(1);
-                Ok(())
-            }
+        outcome.errors.into_iter().next().map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    async fn reconcile_route(&self, route: Route, mended: &mut Mended) -> Result<(), RedirectError> {
+        let before_write = || {
+            self.metrics.present.set(0);
+            self.gate.close("the policy routing is being repaired");
+        };
+        if route.reconcile(&before_write).await? {
+            mended.causes.push((ROUTE_CHANGED, "policy routing".to_owned()));
         }
+        Ok(())
     }
 
     /// Where the redirect is the operator's own, guards are what can be had: without them it is said, once.
@@ -275,7 +298,7 @@ impl Redirect {
             self.unguarded = false;
             return Ok(());
         };
-        if self.desired.is_some() {
+        if !matches!(self.capture, Capture::Operators) {
             return Err(error);
         }
         if !self.unguarded {
@@ -286,8 +309,8 @@ impl Redirect {
     }
 
     /// Failing, it is tried again at the next look: what is forwarded is dropped meanwhile.
-    async fn forget_connections(&mut self, desired: &Desired) {
-        match conntrack::delete_imds_entries(&desired.targets()).await {
+    async fn forget_connections(&mut self, redirected_to: &[SocketAddr]) {
+        match conntrack::delete_imds_entries(redirected_to).await {
             Ok(deleted) => {
                 self.stale_connections = false;
                 self.metrics.conntrack_deleted.inc_by(u64::try_from(deleted).unwrap_or(u64::MAX));

@@ -25,6 +25,8 @@ use nix::sys::socket::{
     sockopt,
 };
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
+use rolegate_iptables::Family;
+use rolegate_iptables::route::listen_at_imds;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -120,6 +122,20 @@ impl Listeners {
             Ok(v6) => all.push(v6),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(named(error)),
             Err(error) => debug!(%error, port, "IPv6 is not served: the port cannot be bound there"),
+        }
+        Ok(Self(all))
+    }
+
+    /// Listens at the IMDS addresses themselves, which are none of the host's; a host without IPv6 is not an error.
+    ///
+    /// # Errors
+    /// When one of them is somebody else's, or may not be listened at. The error names it.
+    pub fn bind_at_imds() -> io::Result<Self> {
+        let mut all = vec![TcpListener::from_std(listen_at_imds(Family::V4, BACKLOG)?)?];
+        match listen_at_imds(Family::V6, BACKLOG) {
+            Ok(v6) => all.push(TcpListener::from_std(v6)?),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+            Err(error) => debug!(%error, "IPv6 is not served"),
         }
         Ok(Self(all))
     }

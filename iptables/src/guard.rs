@@ -11,18 +11,20 @@ mod table;
 use std::collections::BTreeSet;
 use std::fmt;
 
-pub use rules::{DEFAULT_PREFERENCE, RuleError};
-
+use crate::links::LinkError;
 use crate::nfnetlink::NfnetlinkError;
 use crate::nftables::TableDrift;
-use rules::Rules;
+
+/// The first preference of policy rules: after `local` (0), before what CNIs use (AWS VPC CNI: 1 for several network
+/// cards, 10 and more).
+pub const DEFAULT_PREFERENCE: u32 = 2;
 
 /// Why a guard does not stand.
 #[derive(Debug, thiserror::Error)]
 pub enum GuardError {
     /// Policy routing.
     #[error("guard of policy rules: {0}")]
-    Rules(#[from] RuleError),
+    Rules(#[from] LinkError),
     /// nftables.
     #[error("guard of nftables: {0}")]
     Table(#[from] NfnetlinkError),
@@ -54,7 +56,7 @@ pub struct GuardOutcome {
 /// The guards of this host.
 #[derive(Clone, Debug)]
 pub struct Guard {
-    rules: Rules,
+    preference: u32,
 }
 
 // === impl GuardDrift ===
@@ -86,7 +88,7 @@ impl Guard {
     /// Guards whose policy rules have preferences from `preference` on (see [`DEFAULT_PREFERENCE`]).
     #[must_use]
     pub fn new(preference: u32) -> Self {
-        Self { rules: Rules::new(preference) }
+        Self { preference }
     }
 
     /// Compares both with what they should be, mends what differs and looks again. One that fails does not keep the
@@ -120,13 +122,13 @@ impl Guard {
         before_write: &(dyn Fn(GuardDrift) + Sync),
         drift: &mut BTreeSet<GuardDrift>,
     ) -> Result<(), GuardError> {
-        if self.rules.are_right().await? {
+        if rules::are_right(self.preference).await? {
             return Ok(());
         }
         before_write(GuardDrift::Rules);
         drift.insert(GuardDrift::Rules);
-        self.rules.write().await?;
-        if self.rules.are_right().await? {
+        rules::write(self.preference).await?;
+        if rules::are_right(self.preference).await? {
             Ok(())
         } else {
             Err(GuardError::NotHeld(GuardDrift::Rules.to_string()))
@@ -136,7 +138,7 @@ impl Guard {
     /// Takes both away, and nothing that is not ours. Goes on after errors. Returns what was there.
     pub async fn cleanup(&self) -> (Vec<&'static str>, Vec<GuardError>) {
         let (mut removed, mut errors) = (Vec::new(), Vec::new());
-        match self.rules.remove().await {
+        match rules::remove(self.preference).await {
             Ok(true) => removed.push("policy rules"),
             Ok(false) => {}
             Err(error) => errors.push(error.into()),

@@ -1,6 +1,6 @@
 //! Puts the redirect of the instance metadata addresses into the kernel and keeps it true.
 //!
-//! Captures (one is in force at a time): [`iptables`], kube2iam's way. Under it, and whatever becomes of it, stand two
+//! Captures (one is in force at a time): [`iptables`], kube2iam's way, and [`route`]. Under it, and whatever becomes of it, stand two
 //! guards ([`guard`]). What they share: which interfaces
 //! are meant ([`interfaces`]), what the host's links and routes are and when they change ([`links`]), and
 //! forgetting connections that are older than the rules ([`conntrack`]).
@@ -16,6 +16,8 @@ pub mod iptables;
 pub mod links;
 mod nfnetlink;
 mod nftables;
+pub mod route;
+mod rules;
 
 pub use addresses::{AddressesError, follow_addresses};
 pub use family::{Family, IMDS_PORT, IMDS_V4, IMDS_V6};

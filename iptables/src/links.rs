@@ -32,6 +32,9 @@ pub enum LinkError {
     /// The kernel refused.
     #[error("netlink request: {0}")]
     Request(#[from] rtnetlink::Error),
+    /// Rules or routes were written and the kernel shows others.
+    #[error("what was written does not stay")]
+    NotHeld,
     /// The connection ended.
     #[error("netlink connection closed")]
     Closed,

@@ -96,10 +96,20 @@ fn node_is_closed_by_the_guards_before_the_agent_has_ever_run() {
     assert_sealed(&world, &traffic, start, &agent.log());
 }
 
-fn flushed_and_mended(test: &str, backend: Backend) {
+/// An agent that redirects in this way, and is ready.
+fn agent(world: &World, redirect: &str) -> Agent {
+    let mut flags = world.usual_flags();
+    flags.retain(|flag| flag != "--iptables");
+    flags.extend([redirect, "--reconcile-period=1s"].map(str::to_owned));
+    let agent = Agent::start(world.topology.node(), &flags, &world.environment()).unwrap();
+    agent.ready().unwrap();
+    agent
+}
+
+fn flushed_and_mended(test: &str, backend: Backend, redirect: &str) {
     let Some(world) = open_world(test, backend) else { return };
     world.node_asks();
-    let agent = world.agent(&["--reconcile-period=1s"]).unwrap();
+    let agent = agent(&world, redirect);
     let start = Instant::now();
     let pods = pods(&world);
     let traffic = start_traffic(&pods);
@@ -128,10 +138,23 @@ fn killed(world: &World, traffic: &[Traffic], agent: Agent) {
 
 #[test]
 fn flushes_on_a_node_with_nft_rules_open_nothing() {
-    flushed_and_mended("flushes_on_a_node_with_nft_rules_open_nothing", Backend::Nft);
+    flushed_and_mended("flushes_on_a_node_with_nft_rules_open_nothing", Backend::Nft, "--redirect=iptables");
 }
 
 #[test]
 fn flushes_on_a_node_with_legacy_rules_open_nothing() {
-    flushed_and_mended("flushes_on_a_node_with_legacy_rules_open_nothing", Backend::Legacy);
+    flushed_and_mended(
+        "flushes_on_a_node_with_legacy_rules_open_nothing",
+        Backend::Legacy,
+        "--redirect=iptables",
+    );
+}
+
+#[test]
+fn flushes_open_nothing_where_policy_routing_redirects() {
+    flushed_and_mended(
+        "flushes_open_nothing_where_policy_routing_redirects",
+        Backend::Nft,
+        "--redirect=route",
+    );
 }

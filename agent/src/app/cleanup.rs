@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use rolegate_iptables::guard::{DEFAULT_PREFERENCE, Guard};
 use rolegate_iptables::iptables;
+use rolegate_iptables::route::{DEFAULT_TABLE, Route};
 use serde_json::{Value, json};
 
 /// Removes what is ours from the node: redirect and guards, and with `peers` the rules that kube2iam and kiam left.
@@ -12,17 +13,23 @@ use serde_json::{Value, json};
 /// Everything that could not be removed; what could be is removed and printed nevertheless.
 pub async fn cleanup(peers: bool, json: bool) -> anyhow::Result<()> {
     let rules = iptables::cleanup(&iptables::search_path(), peers).await;
+    let route = Route::new(DEFAULT_PREFERENCE, DEFAULT_TABLE).cleanup().await;
     let (guards, guard_errors) = Guard::new(DEFAULT_PREFERENCE).cleanup().await;
-    let removed = rules.removed.iter().map(|it| {
-        let object =
-            json!({"family": it.family.to_string(), "backend": it.backend.to_string(), "table": it.table});
-        (format!("from {} {} table {}", it.family, it.backend, it.table), object)
-    });
-    let removed: Vec<(String, Value)> = removed
-        .chain(guards.into_iter().map(|guard| (format!("the guard of {guard}"), json!({"guard": guard}))))
-        .collect();
-    let rule_errors = rules.errors.iter().map(ToString::to_string);
-    let errors: Vec<String> = rule_errors.chain(guard_errors.iter().map(ToString::to_string)).collect();
+
+    let table = |it: iptables::Removed| {
+        let (family, backend) = (it.family.to_string(), it.backend.to_string());
+        let words = format!("from {family} {backend} table {}", it.table);
+        (words, json!({"family": family, "backend": backend, "table": it.table}))
+    };
+    let routing = || ("the policy routing".to_owned(), json!({"redirect": "route"}));
+    let guard = |guard| (format!("the guard of {guard}"), json!({"guard": guard}));
+    let mut removed: Vec<(String, Value)> = rules.removed.into_iter().map(table).collect();
+    removed.extend(matches!(route, Ok(true)).then(routing));
+    removed.extend(guards.into_iter().map(guard));
+
+    let mut errors: Vec<String> = rules.errors.iter().map(ToString::to_string).collect();
+    errors.extend(route.err().map(|error| error.to_string()));
+    errors.extend(guard_errors.iter().map(ToString::to_string));
     let text = if json {
         let removed: Vec<&Value> = removed.iter().map(|(_, object)| object).collect();
         json!({"removed": removed, "errors": errors}).to_string()

@@ -281,7 +281,7 @@ pub struct RedirectArgs {
     /// kube2iam: the same
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub iptables: Option<String>,
-    /// How pods' requests are redirected: iptables (the same as --iptables) or none (by somebody else) [default: none]
+    /// How pods' requests are redirected: iptables (the same as --iptables), route (policy routing to a listener on the metadata addresses themselves; no netfilter, no port) or none (by somebody else) [default: none]
     #[arg(long, value_name = "MODE")]
     pub redirect: Option<String>,
     /// Interfaces of pods, a list with + for any ending and ! for all but; auto: all but those of the default routes [default: auto]

@@ -313,13 +313,18 @@ fn region_and_endpoint_come_from_flag_then_variable_then_aws_variable() {
 }
 
 #[test]
-fn captures_that_are_not_there_yet_say_so() {
-    for mode in ["auto", "route"] {
-        let text = mistakes(&[NODE, &format!("--redirect={mode}")]);
-        assert!(text.contains(&format!("--redirect={mode}: not available yet")), "{text}");
+fn redirect_is_one_of_those_that_there_are() {
+    for (mode, is) in
+        [("iptables", RedirectMode::Iptables), ("route", RedirectMode::Route), ("none", RedirectMode::None)]
+    {
+        let config = config(&[NODE, &format!("--redirect={mode}"), "--host-ip=10.0.0.10"]);
+        assert_eq!(config.redirect.mode, is);
     }
-    let config = config(&[NODE, "--redirect=iptables", "--host-ip=10.0.0.10"]);
-    assert_eq!(config.redirect.mode, RedirectMode::Iptables);
+    assert!(config(&[NODE, "--redirect=route"]).redirect.host_ips.is_empty());
+    for (mode, said) in [("auto", "not available yet"), ("tproxy", "iptables, route or none")] {
+        let text = mistakes(&[NODE, &format!("--redirect={mode}")]);
+        assert!(text.contains(said), "{text}");
+    }
 }
 
 #[test]

@@ -6,6 +6,9 @@ use rolegate_iptables::iptables::Drift;
 
 use crate::metrics::Registry;
 
+/// The cause of a repair of capture `route`.
+pub(super) const ROUTE_CHANGED: &str = "route_changed";
+
 /// Counters and gauges of the redirect.
 pub(super) struct Metrics {
     /// By [`Drift::as_str`] and [`GuardDrift::as_str`].
@@ -25,8 +28,8 @@ impl Metrics {
             "Times that redirect or guards differed from what they should be and were mended, by what was wrong.",
             &["cause"],
         );
-        for cause in Drift::ALL.map(Drift::as_str).into_iter().chain(GuardDrift::ALL.map(GuardDrift::as_str))
-        {
+        let (rules, guards) = (Drift::ALL.map(Drift::as_str), GuardDrift::ALL.map(GuardDrift::as_str));
+        for cause in rules.into_iter().chain(guards).chain([ROUTE_CHANGED]) {
             repairs.with_label_values(&[cause]);
         }
         Self {

@@ -11,7 +11,7 @@ const IMDS_PORT: u16 = 80;
 /// Whether a connection may be given credentials at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// Its destination was an IMDS address on port 80, and a rule of the node brought it here.
+    /// Its destination was an IMDS address on port 80: a rule of the node brought it here, or we listen there.
     Imds,
     /// It came straight to this port, or nobody knows.
     Elsewhere,
@@ -20,9 +20,13 @@ pub enum Destination {
 // === impl Destination ===
 
 impl Destination {
-    /// Asks conntrack where `stream` was headed. An untracked connection (ENOENT) was not captured.
+    /// Looks at the address that `stream` came to, and else asks conntrack where it was headed. An untracked
+    /// connection (ENOENT) was not captured.
     #[must_use]
     pub fn of(stream: &TcpStream) -> Self {
+        if stream.local_addr().is_ok_and(|at| at.port() == IMDS_PORT && is_imds(at.ip())) {
+            return Self::Imds;
+        }
         let original = match stream.local_addr() {
             Ok(SocketAddr::V4(_)) => getsockopt(stream, sockopt::OriginalDst).ok().map(|raw| {
                 (IpAddr::V4(Ipv4Addr::from(u32::from_be(raw.sin_addr.s_addr))), u16::from_be(raw.sin_port))

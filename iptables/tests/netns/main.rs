@@ -7,5 +7,6 @@ mod conntrack;
 mod guards;
 mod host;
 mod links;
+mod route;
 mod rules;
 mod traffic;

@@ -132,9 +132,19 @@ impl Counts {
 
 /// Answers every byte on every connection with `word`.
 fn serve(netns: &Netns, at: String, word: &'static [u8; 5]) {
+    serve_on(netns, move || TcpListener::bind(&at).expect(&at), word);
+}
+
+/// The same, where the listener is made in another way.
+pub(crate) fn serve_on(
+    netns: &Netns,
+    listener: impl FnOnce() -> TcpListener + Send + 'static,
+    word: &'static [u8; 5],
+) {
     let (bound, is_bound) = std::sync::mpsc::channel();
     netns.spawn(move || {
-        let listener = TcpListener::bind(&at).expect(&at);
+        let listener = listener();
+        listener.set_nonblocking(false).expect("blocking");
         bound.send(()).expect("test waits");
         for connection in listener.incoming() {
             let mut connection = connection.expect("accepted");

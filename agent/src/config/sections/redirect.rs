@@ -40,9 +40,10 @@ fn mode(found: &mut Findings, args: &RedirectArgs) -> RedirectMode {
     let by_flag = found.take(iptables, "true or false", values::boolean);
     let by_name = found.parse(named, |text| match text {
         "iptables" => Ok(RedirectMode::Iptables),
+        "route" => Ok(RedirectMode::Route),
         "none" => Ok(RedirectMode::None),
-        "auto" | "route" => Err("not available yet; allowed is iptables or none"),
-        _ => Err("allowed is iptables or none"),
+        "auto" => Err("not available yet; allowed is iptables, route or none"),
+        _ => Err("allowed is iptables, route or none"),
     });
     let of_flag = |on| if on { RedirectMode::Iptables } else { RedirectMode::None };
     match (by_name, by_flag.map(of_flag)) {

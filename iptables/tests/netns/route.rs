@@ -1,0 +1,139 @@
+//! Capture `route` with its guards: captured or refused, whichever part is taken away.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rolegate_iptables::Family;
+use rolegate_iptables::guard::{DEFAULT_PREFERENCE, Guard};
+use rolegate_iptables::route::{DEFAULT_TABLE, Route, listen_at_imds};
+
+use crate::host::{Netns, can_run};
+use crate::traffic::{AGENT, IMDS, REAL, World, ask, open, serve_on};
+
+const BACKLOG: i32 = 128;
+/// What others take away, and whether pods are still served then.
+const DAMAGES: [(&str, bool); 6] = [
+    ("nft flush ruleset", true),
+    ("ip rule del pref 3; ip -6 rule del pref 3", false),
+    ("ip rule del pref 4; ip -6 rule del pref 4", true),
+    ("ip route flush table 43518; ip -6 route flush table 43518", false),
+    (
+        "ip rule flush; ip rule add pref 32766 lookup main; ip -6 rule flush; ip -6 rule add pref 32766 lookup main",
+        false,
+    ),
+    ("conntrack -F 2>/dev/null || true", true),
+];
+
+fn capture(node: &Netns) {
+    node.block_on(|| async {
+        let guards = Guard::new(DEFAULT_PREFERENCE).reconcile(&|_| {}).await;
+        assert!(guards.errors.is_empty(), "{guards:?}");
+        Route::new(DEFAULT_PREFERENCE, DEFAULT_TABLE).reconcile(&|| {}).await.expect("route");
+    });
+}
+
+fn answers(of: &Netns) -> [Option<[u8; 5]>; 2] {
+    of.spawn(|| IMDS.map(ask)).join().expect("client")
+}
+
+/// A world whose agent listens on the metadata addresses themselves.
+fn world() -> World {
+    let world = World::new();
+    for family in Family::ALL {
+        serve_on(&world.node, move || listen_at_imds(family, BACKLOG).expect("listening"), AGENT);
+    }
+    world
+}
+
+#[test]
+fn pods_are_captured_and_the_host_is_not() {
+    if !can_run("pods_are_captured_and_the_host_is_not", &["nft"]) {
+        return;
+    }
+    let world = world();
+    assert_eq!(answers(&world.pod), [Some(*REAL), Some(*REAL)], "nothing leads to the listener yet");
+    capture(&world.node);
+    assert_eq!(answers(&world.pod), [Some(*AGENT), Some(*AGENT)]);
+    assert_eq!(answers(&world.node), [Some(*REAL), Some(*REAL)]);
+    let again = world.node.block_on(|| async {
+        Route::new(DEFAULT_PREFERENCE, DEFAULT_TABLE).reconcile(&|| panic!("all is right")).await
+    });
+    assert!(!again.expect("right"));
+    // A service of the host at all its addresses is not at this one.
+    world.node.spawn(|| {
+        let listener = std::net::TcpListener::bind("0.0.0.0:10250").expect("free");
+        let _ = listener.accept();
+    });
+    let other = world.pod.spawn(|| open("169.254.169.254:10250").is_some()).join().expect("client");
+    assert!(!other, "another port of the address");
+}
+
+#[test]
+fn whichever_part_is_taken_away_pods_are_captured_or_refused() {
+    let test = "whichever_part_is_taken_away_pods_are_captured_or_refused";
+    if !can_run(test, &["nft"]) {
+        return;
+    }
+    let world = world();
+    capture(&world.node);
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients = world.clients(&stop);
+    for (damage, served) in DAMAGES {
+        world.node.sh(damage);
+        let expected = if served { Some(*AGENT) } else { None };
+        assert_eq!(answers(&world.pod), [expected, expected], "{damage}");
+        capture(&world.node);
+        assert_eq!(answers(&world.pod), [Some(*AGENT), Some(*AGENT)], "{damage}");
+        assert_eq!(answers(&world.node), [Some(*REAL), Some(*REAL)], "{damage}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    for (counts, thread) in clients {
+        thread.join().expect("client");
+        assert_eq!(counts.real.load(Ordering::Relaxed), 0, "connections reached the real service");
+    }
+}
+
+#[test]
+fn where_nobody_listens_nothing_is_open() {
+    if !can_run("where_nobody_listens_nothing_is_open", &["nft"]) {
+        return;
+    }
+    let world = World::new();
+    capture(&world.node);
+    assert_eq!(answers(&world.pod), [None, None]);
+}
+
+#[test]
+fn cleanup_of_the_route_leaves_the_host_as_it_was() {
+    if !can_run("cleanup_of_the_route_leaves_the_host_as_it_was", &["nft"]) {
+        return;
+    }
+    let node = Netns::new();
+    node.sh("ip route add local 169.254.169.253 dev lo table 43518");
+    let everything =
+        |node: &Netns| node.sh("ip rule; ip -6 rule; ip route show table all; ip -6 route show table all");
+    let before = everything(&node);
+    capture(&node);
+    assert_ne!(everything(&node), before);
+    node.block_on(|| async {
+        assert!(Route::new(DEFAULT_PREFERENCE, DEFAULT_TABLE).cleanup().await.expect("removed"));
+        let (_, errors) = Guard::new(DEFAULT_PREFERENCE).cleanup().await;
+        assert!(errors.is_empty(), "{errors:?}");
+    });
+    assert_eq!(everything(&node), before);
+}
+
+#[test]
+fn address_that_somebody_else_listens_at_is_named() {
+    if !can_run("address_that_somebody_else_listens_at_is_named", &["nft"]) {
+        return;
+    }
+    let node = Netns::new();
+    node.spawn(|| {
+        let _first = listen_at_imds(Family::V4, BACKLOG).expect("free");
+        let error = listen_at_imds(Family::V4, BACKLOG).expect_err("taken").to_string();
+        assert!(error.starts_with("169.254.169.254:80 (--redirect=route) cannot be listened at"), "{error}");
+    })
+    .join()
+    .expect("listeners");
+}
