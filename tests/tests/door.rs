@@ -7,6 +7,8 @@
 
 #[path = "door/callers.rs"]
 mod callers;
+#[path = "door/heads.rs"]
+mod heads;
 #[path = "door/hostile.rs"]
 mod hostile;
 #[path = "door/lab.rs"]
@@ -17,5 +19,7 @@ mod metadata;
 mod roles;
 #[path = "door/sts.rs"]
 mod sts;
+#[path = "door/targets.rs"]
+mod targets;
 #[path = "door/tokens.rs"]
 mod tokens;
