@@ -7,6 +7,8 @@
 
 #[path = "door/callers.rs"]
 mod callers;
+#[path = "door/forwarded.rs"]
+mod forwarded;
 #[path = "door/heads.rs"]
 mod heads;
 #[path = "door/hostile.rs"]
