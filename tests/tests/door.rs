@@ -11,6 +11,8 @@ mod callers;
 mod forwarded;
 #[path = "door/heads.rs"]
 mod heads;
+#[path = "door/hops.rs"]
+mod hops;
 #[path = "door/hostile.rs"]
 mod hostile;
 #[path = "door/lab.rs"]

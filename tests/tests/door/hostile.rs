@@ -1,11 +1,13 @@
 //! Requests that an attacker writes: none of them gets anything of the node's or another pod's, and the real IMDS never
 //! sees one.
 
+use std::collections::BTreeSet;
+
 use rolegate_tests::world::{NODE_ROLE, RunningPod};
 
 use crate::lab::{
-    Lab, TOKENS_REQUIRED, USUAL, VICTIM_ROLE, WIDEST, Wrong, everything_v4, has_marker,
-    only_what_is_open_reached_imds, statuses,
+    Lab, OWN_DOCUMENT, ROLES, TOKENS_REQUIRED, TTL, USUAL, VICTIM_ROLE, WIDEST, Wrong, everything_v4,
+    has_marker, only_what_is_open_reached_imds, statuses,
 };
 use crate::targets::{ROLE, TARGETS};
 
@@ -96,23 +98,53 @@ fn head_or_target_that_is_too_long_is_refused() {
     wrong.none();
 }
 
-/// No token that the agent gives is one of the real service's, and none of that service's is shown to a pod.
+/// P25: nothing that the agent says is a token for the real service, and none of that service's tokens is shown to a pod or
+/// good for one.
 #[test]
 fn tokens_of_agent_and_real_service_are_worth_nothing_to_each_other() {
-    let Some(lab) = Lab::own(&[]) else { return };
+    let Some(lab) = Lab::own(&["--profile=kube2iam", "--metadata-allow=**,dynamic/**"]) else { return };
     let (pod, mut wrong) = (lab.pod("own"), Wrong::default());
-    let token = pod.imds().imds_token(21_600).unwrap();
-    wrong.unless(!has_marker(token.as_bytes()), "token", "the real service's");
     let node = rolegate_tests::http::Client::imds(lab.world.topology.node());
     let real = node.imds_token(60).unwrap();
-    wrong.unless(node.get_v2("/latest/meta-data/mac", &real).unwrap().status == 200, "real token", "");
-    let answer = node.get_v2("/latest/meta-data/mac", &token).unwrap();
-    wrong.unless(answer.status == 401, "the agent's token at the real service", &answer);
-    wrong.unless_answered(
-        401,
-        "a real token at the agent",
-        &pod.imds().get_v2("/latest/meta-data/mac", &real),
-    );
+    let at_the_service = |token: &str| node.get_v2("/latest/meta-data/mac", token).unwrap().status;
+    wrong.unless(at_the_service(&real) == 200, "real token", &real);
+    let put = [(TTL, "21600")];
+    let mut answers = vec![pod.imds().request("PUT", "/latest/api/token", &put).unwrap()];
+    let own = answers[0].text();
+    for path in ["/", "/latest/", "/latest/meta-data/", "/latest/meta-data/iam/info", ROLES, OWN_DOCUMENT]
+        .into_iter()
+        .chain([
+            "/latest/meta-data/mac",
+            "/latest/meta-data/public-ipv4",
+            "/latest/dynamic/",
+            "/latest/api/token",
+        ])
+        .chain([
+            "/latest/dynamic/instance-identity/document",
+            "/latest/dynamic/instance-identity/pkcs7",
+            "/nothing",
+        ])
+    {
+        answers.push(pod.imds().get(path).unwrap());
+        answers.push(pod.imds().get_v2(path, &own).unwrap());
+        let answer = pod.imds().get_v2(path, &real);
+        let refused = if path == "/latest/api/token" { 405 } else { 401 };
+        wrong.unless_answered(refused, ("a real token at the agent", path), &answer);
+    }
+    let mut said = BTreeSet::new();
+    for answer in &answers {
+        let document = answer.json().ok();
+        let fields =
+            document.iter().filter_map(serde_json::Value::as_object).flat_map(serde_json::Map::values);
+        said.extend(fields.filter_map(|value| value.as_str().map(str::to_owned)));
+        said.extend(answer.text().lines().map(str::to_owned));
+        said.extend(answer.headers.iter().map(|(_, value)| value.clone()));
+    }
+    wrong.unless(said.contains(&own) && said.len() > 30, "what the agent says", &said);
+    for text in said.iter().filter(|text| !text.is_empty()) {
+        wrong.unless(at_the_service(text) == 401, "at the real service", text);
+        wrong.unless(!has_marker(text.as_bytes()), "of the real service", text);
+    }
     wrong.none();
 }
 
