@@ -9,6 +9,8 @@
 mod callers;
 #[path = "door/forwarded.rs"]
 mod forwarded;
+#[path = "door/grants.rs"]
+mod grants;
 #[path = "door/heads.rs"]
 mod heads;
 #[path = "door/hops.rs"]

@@ -278,7 +278,9 @@ fn role_that_is_forbidden_is_refused_at_the_next_request_although_its_session_is
     let (mut edited, pod) = (pod(&lab, "edited", None), pod(&lab, "withdrawn", None));
     let code = |pod: &RunningPod, role: &str| {
         let answer = document(pod, role)?;
-        Ok::<_, std::io::Error>(answer.json().map_or(answer.status.to_string(), |it| it["Code"].to_string()))
+        Ok::<_, std::io::Error>(
+            answer.json().map_or_else(|_| answer.status.to_string(), |it| it["Code"].to_string()),
+        )
     };
     let until = |pod: &RunningPod, role: &str, wanted: &str| {
         lab.agent.poll(wanted, || Ok(code(pod, role)?.contains(wanted))).unwrap();
