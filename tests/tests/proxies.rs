@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +10,16 @@ use parking_lot::Mutex;
 use rolegate_tests::agent::Agent;
 use rolegate_tests::imds::{NODE_MARKER, TOKEN_MARKER};
 use rolegate_tests::topology::WORLD_V4;
-use rolegate_tests::world::{Options, World};
+use rolegate_tests::world::{NODE_ROLE, Options, World};
 
+/// The proxy's, beside STS and the API server.
+const PORT: u16 = 3128;
 const VARIABLES: [&str; 6] =
     ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
 
-/// What came to a proxy: the first bytes of each connection, which it then closes.
-fn recorder(listener: TcpListener) -> Arc<Mutex<Vec<String>>> {
+/// What comes to a proxy: the first bytes of each connection, which it then closes.
+fn recorder(world: &World) -> Arc<Mutex<Vec<String>>> {
+    let listener = world.topology.world().listen((WORLD_V4, PORT).into()).unwrap();
     let seen = Arc::<Mutex<Vec<String>>>::default();
     let record = Arc::clone(&seen);
     std::thread::spawn(move || {
@@ -31,15 +33,14 @@ fn recorder(listener: TcpListener) -> Arc<Mutex<Vec<String>>> {
     seen
 }
 
-/// An agent with proxies in its environment, and what comes to them.
-fn proxied(world: &World, sts: &str) -> (Agent, Arc<Mutex<Vec<String>>>) {
-    let address = SocketAddr::from((WORLD_V4, 3128));
-    let seen = recorder(world.topology.world().listen(address).unwrap());
+/// An agent with the recorder as every proxy of its environment.
+fn proxied(world: &World, sts: &str, flags: &[&str]) -> Agent {
     let mut environment = world.environment();
     environment.insert("AWS_ENDPOINT_URL_STS".into(), sts.into());
-    environment.extend(VARIABLES.map(|name| (name.to_owned(), format!("http://{address}"))));
+    environment.extend(VARIABLES.map(|name| (name.to_owned(), format!("http://{WORLD_V4}:{PORT}"))));
     environment.insert("NO_PROXY".into(), "unrelated.example".into());
-    (Agent::start(world.topology.node(), &world.usual_flags(), &environment).unwrap(), seen)
+    let flags = [world.usual_flags(), flags.iter().map(|flag| (*flag).to_owned()).collect()].concat();
+    Agent::start(world.topology.node(), &flags, &environment).unwrap()
 }
 
 /// K23: proxies of the environment see no request to IMDS or the API server, nor anything else that is not TLS: no token
@@ -49,16 +50,26 @@ fn proxies_of_the_environment_see_nothing_that_is_plain() {
     let test = "proxies_of_the_environment_see_nothing_that_is_plain";
     let Some(world) = World::for_test(test, &Options::default()) else { return };
     world.namespace("default", &["MyPodRole"]).unwrap();
-    let (agent, seen) = proxied(&world, &world.sts.url());
-    agent.ready().unwrap();
     let pod = world.pod("default", "aws-cli", |pod| pod.role("MyPodRole")).unwrap();
-    let served = || Ok(pod.imds().credentials().is_ok_and(|document| document["Code"] == "Success"));
-    agent.poll("the pod has its credentials", served).unwrap();
-    for path in ["/latest/meta-data/instance-id", "/latest/meta-data/placement/availability-zone"] {
-        assert_eq!(pod.imds().get(path).unwrap().status, 200, "{path}");
+    let seen = recorder(&world);
+    for (flags, imds) in [(&[][..], world.imds()), (&["--metadata-addr=[fd00:ec2::254]:80"], world.imds_v6())]
+    {
+        let agent = proxied(&world, &world.sts.url(), flags);
+        agent.ready().unwrap();
+        let served = || Ok(pod.imds().credentials().is_ok_and(|document| document["Code"] == "Success"));
+        agent.poll("the pod has its credentials", served).unwrap();
+        for path in ["/latest/meta-data/instance-id", "/latest/meta-data/placement/availability-zone"] {
+            assert_eq!(pod.imds().get(path).unwrap().status, 200, "{path}");
+        }
+        let own = imds.sensitive_requests();
+        assert!(
+            own.iter().any(|request| request.target.ends_with(NODE_ROLE)),
+            "its own credentials: {own:?}"
+        );
+        assert_eq!(*seen.lock(), Vec::<String>::new(), "{flags:?}: {}", agent.log());
+        agent.kill9().unwrap();
     }
-    assert!(!world.imds().requests().is_empty() && world.sts.assume_role_calls() > 0);
-    assert_eq!(*seen.lock(), Vec::<String>::new(), "{}", agent.log());
+    assert!(world.sts.assume_role_calls() >= 2);
 }
 
 /// STS may be behind one: it is asked for a tunnel, through which goes TLS.
@@ -66,7 +77,8 @@ fn proxies_of_the_environment_see_nothing_that_is_plain() {
 fn proxy_of_the_environment_is_asked_for_a_tunnel_to_sts() {
     let test = "proxy_of_the_environment_is_asked_for_a_tunnel_to_sts";
     let Some(world) = World::for_test(test, &Options::default()) else { return };
-    let (agent, seen) = proxied(&world, "https://sts.example");
+    let seen = recorder(&world);
+    let agent = proxied(&world, "https://sts.example", &[]);
     agent.poll("the proxy is asked", || Ok(!seen.lock().is_empty())).unwrap();
     for request in &*seen.lock() {
         assert!(request.starts_with("CONNECT sts.example:443 HTTP/1.1\r\n"), "{request}");

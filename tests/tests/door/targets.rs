@@ -254,6 +254,10 @@ pub(crate) const TARGETS: &[(&str, Statuses, &str)] = &[
         KEPT,
         "http://169.254.169.254/latest/x/..//meta-data/%69am/security-credentials/ROLE",
     ),
+    ("absolute, empty userinfo", FOREIGN, "http://@169.254.169.254/latest/user-data"),
+    ("absolute, host before a fragment", FOREIGN, "http://evil.example#@169.254.169.254/latest/user-data"),
+    ("absolute, path in the query", KEPT, "http://169.254.169.254/latest/user-data?"),
+    ("absolute, no path but a query", NOTHING, "http://169.254.169.254?/latest/user-data"),
     // User data, and the instance's identity.
     ("user data", KEPT, "/latest/user-data"),
     ("user data, slash", KEPT, "/latest/user-data/"),
