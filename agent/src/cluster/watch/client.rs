@@ -1,6 +1,6 @@
 //! A client of the API server, from configuration.
 
-use kube::config::{KubeConfigOptions, Kubeconfig, NamedCluster};
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
 use super::error::{WatchError, chain};
@@ -13,9 +13,8 @@ pub(super) async fn connect(config: &Kubernetes) -> Result<Client, WatchError> {
         ApiSource::InCluster => Config::incluster().map_err(|error| WatchError::Config(chain(&error)))?,
         ApiSource::Kubeconfig(path) => {
             let file = Kubeconfig::read_from(path).map_err(|error| WatchError::Config(chain(&error)))?;
-            let names_proxy =
-                |it: &NamedCluster| it.cluster.as_ref().is_some_and(|it| it.proxy_url.is_some());
-            let proxy_of_its_own = file.clusters.iter().any(names_proxy);
+            let mut clusters = file.clusters.iter().filter_map(|named| named.cluster.as_ref());
+            let proxy_of_its_own = clusters.any(|cluster| cluster.proxy_url.is_some());
             let mut api = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
                 .await
                 .map_err(|error| WatchError::Config(chain(&error)))?;
