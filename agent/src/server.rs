@@ -4,6 +4,9 @@ mod admission;
 mod connection;
 mod destination;
 
+#[cfg(test)]
+mod panics;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;

@@ -7,6 +7,14 @@
 
 #[path = "door/callers.rs"]
 mod callers;
+#[path = "door/forwarded.rs"]
+mod forwarded;
+#[path = "door/grants.rs"]
+mod grants;
+#[path = "door/heads.rs"]
+mod heads;
+#[path = "door/hops.rs"]
+mod hops;
 #[path = "door/hostile.rs"]
 mod hostile;
 #[path = "door/lab.rs"]
@@ -17,5 +25,7 @@ mod metadata;
 mod roles;
 #[path = "door/sts.rs"]
 mod sts;
+#[path = "door/targets.rs"]
+mod targets;
 #[path = "door/tokens.rs"]
 mod tokens;

@@ -20,6 +20,8 @@ const TAIL: &str = "
 `AWS_REGION` and `AWS_DEFAULT_REGION` are read where `--region` is absent, and
 `AWS_STS_REGIONAL_ENDPOINTS=legacy` where `--use-regional-sts-endpoint` is. The SDK's own variables
 (`AWS_ENDPOINT_URL_STS`, `AWS_USE_FIPS_ENDPOINT`, `AWS_USE_DUALSTACK_ENDPOINT`, `HTTPS_PROXY`) keep their meaning.
+Proxies of the environment (`HTTPS_PROXY`, `NO_PROXY`) are for TLS to AWS alone: IMDS, the endpoints of container
+credentials and the API server are never asked through one, whatever `HTTP_PROXY` says.
 `HOST_IP` and `NODE_NAME` are not read: give them as `--host-ip=$(HOST_IP)` and `--node=$(NODE_NAME)`.
 
 ## rolegate guard

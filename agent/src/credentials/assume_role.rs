@@ -3,12 +3,14 @@
 //! The endpoint is the region's own, unless `regional_endpoint` is off (`https://sts.amazonaws.com`, signed
 //! for us-east-1) or the SDK's settings name one (`AWS_ENDPOINT_URL_STS`, `AWS_ENDPOINT_URL`, a profile's
 //! `endpoint_url`). The agent's own credentials come from the SDK's default chain: environment, profile
-//! files, web identity, container, and the node's IMDS, which the host network reaches uncaptured.
+//! files, web identity, container, and the node's IMDS, which the host network reaches uncaptured. Proxies of the
+//! environment (`HTTPS_PROXY`, `NO_PROXY`) are used for TLS alone.
 //!
 //! A wall clock that is wrong: the SDK measures the difference from the `Date` of every answer, refusals
 //! included, and signs the next request with it; so the one retry after such a refusal succeeds.
 
 mod classify;
+mod transport;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig, imds};
 use aws_sdk_sts::Client;
 use aws_sdk_sts::types::Credentials;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::service_config::ServiceConfigKey;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -95,9 +98,11 @@ impl AssumeRoleSource {
         let region = config.region.as_deref().or(region_of_imds).map(str::to_owned);
         let region = region.or_else(|| (!config.regional_endpoint).then(|| GLOBAL_REGION.to_owned()));
         let region = Region::new(region.ok_or(LoadError::NoRegion)?);
-        let mut loader = aws_config::defaults(BehaviorVersion::latest()).region(region.clone());
+        let http = transport::client();
+        let mut loader =
+            aws_config::defaults(BehaviorVersion::latest()).region(region.clone()).http_client(http.clone());
         if imds != SocketAddr::from(IMDS_DEFAULT) {
-            loader = loader.credentials_provider(own_credentials(&region, imds).await?);
+            loader = loader.credentials_provider(own_credentials(&region, imds, http).await?);
         }
         Ok(Self::new(&loader.load().await, config.regional_endpoint, clock))
     }
@@ -194,8 +199,14 @@ impl Inner {
 }
 
 /// The SDK's default chain, with IMDS at `imds`.
-async fn own_credentials(region: &Region, imds: SocketAddr) -> Result<DefaultCredentialsChain, LoadError> {
-    let settings = ProviderConfig::without_region().with_behavior_version(Some(BehaviorVersion::latest()));
+async fn own_credentials(
+    region: &Region,
+    imds: SocketAddr,
+    http: SharedHttpClient,
+) -> Result<DefaultCredentialsChain, LoadError> {
+    let settings = ProviderConfig::without_region()
+        .with_behavior_version(Some(BehaviorVersion::latest()))
+        .with_http_client(http);
     let client = imds::Client::builder()
         .configure(&settings)
         .endpoint(format!("http://{imds}"))

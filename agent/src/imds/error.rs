@@ -41,6 +41,8 @@ pub(super) enum Refusal {
     Credentials(BrokerError),
     /// The real IMDS does not answer.
     Upstream,
+    /// A defect of ours: it is counted and written as an answer that is never sent.
+    Panic,
 }
 
 // === impl Refusal ===
@@ -53,7 +55,7 @@ impl Refusal {
             Self::TokenMethod | Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::TokenMissing | Self::TokenInvalid => StatusCode::UNAUTHORIZED,
             Self::NotFound | Self::NoRole | Self::OtherRole => StatusCode::NOT_FOUND,
-            Self::Unidentified(_) | Self::NotReady | Self::Moved | Self::Credentials(_) => {
+            Self::Unidentified(_) | Self::NotReady | Self::Moved | Self::Credentials(_) | Self::Panic => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
             Self::Upstream => StatusCode::SERVICE_UNAVAILABLE,
@@ -78,6 +80,7 @@ impl Refusal {
             Self::Moved => "moved",
             Self::Credentials(why) => why.code(),
             Self::Upstream => "upstream",
+            Self::Panic => "panic",
         }
     }
 
@@ -99,7 +102,8 @@ impl Refusal {
             | Self::OtherRole
             | Self::Moved
             | Self::Credentials(_)
-            | Self::Upstream => None,
+            | Self::Upstream
+            | Self::Panic => None,
         }
     }
 }

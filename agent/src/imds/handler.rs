@@ -4,10 +4,15 @@ mod access;
 mod metrics;
 mod response;
 
+#[cfg(test)]
+mod tests;
+
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http::header::{HOST, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response};
@@ -82,11 +87,19 @@ impl Answer for Door {
         let started = Instant::now();
         let (head, body) = request.into_parts();
         let mut seen = Seen { route: "refused", caller: None, v1: false };
-        let answer = self.handle(&head, body, peer.ip, &mut seen).await;
+        let handled = AssertUnwindSafe(self.handle(&head, body, peer.ip, &mut seen)).catch_unwind().await;
+        let (answer, panic) = match handled {
+            Ok(answer) => (answer, None),
+            Err(panic) => (Err(Refusal::Panic), Some(panic)),
+        };
         let reason = answer.as_ref().err().map(Refusal::reason);
         let response = response::make(answer);
         self.metrics.answered(seen.route, response.status(), reason, started.elapsed());
         access::line(&head, peer, &seen, &response, reason, started);
+        if let Some(panic) = panic {
+            // It was a request like any other; what is left is the server's, which counts it and closes.
+            std::panic::resume_unwind(panic);
+        }
         response
     }
 }

@@ -16,11 +16,15 @@ use rolegate_tests::topology::imds_v4;
 use rolegate_tests::world::{NODE_ROLE, RunningPod, TRUST, World, arn};
 use tokio::time::Instant;
 
+use crate::roles::passed_on_by_default;
+
 /// Longest that a test waits for bytes: far beyond any deadline of the agent.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
 pub(crate) const OWN_DOCUMENT: &str = "/latest/meta-data/iam/security-credentials/MyPodRole";
+/// The role of the pod `victim`, of another namespace.
+pub(crate) const VICTIM_ROLE: &str = "VictimRole";
 pub(crate) const TOKEN: &str = "X-aws-ec2-metadata-token";
 pub(crate) const TTL: &str = "X-aws-ec2-metadata-token-ttl-seconds";
 
@@ -32,6 +36,14 @@ pub(crate) static TOKENS_REQUIRED: Shared = Shared::new(&["--imds-v1=deny"]);
 pub(crate) static OPEN: Shared = Shared::new(&["--profile=kube2iam"]);
 /// As [`USUAL`], with everything passed through that patterns can name.
 pub(crate) static WIDE: Shared = Shared::new(&["--metadata-allow=**", "--metadata-allow=dynamic/**"]);
+
+/// As [`USUAL`], with everything as open as flags can make it.
+pub(crate) static WIDEST: Shared = Shared::new(&[
+    "--profile=kube2iam",
+    "--metadata-allow=**",
+    "--metadata-allow=dynamic/**",
+    "--namespace-restrictions=off",
+]);
 
 /// A world and an agent that live as long as one test at least uses them.
 pub(crate) struct Shared {
@@ -90,7 +102,9 @@ impl Lab {
     fn start(flags: &[&str]) -> Self {
         let world = World::start().unwrap();
         world.role("team/app/PathRole", TRUST).unwrap();
+        world.role(VICTIM_ROLE, TRUST).unwrap();
         world.namespace("default", &["MyPodRole", "team/app/*"]).unwrap();
+        world.namespace("others", &[VICTIM_ROLE]).unwrap();
         for (name, v1) in [("v1-denied", "deny"), ("v1-allowed", "allow")] {
             let annotations =
                 [("iam.amazonaws.com/allowed-roles", r#"["MyPodRole"]"#), ("iam.amazonaws.com/imds-v1", v1)];
@@ -110,6 +124,7 @@ impl Lab {
                 "forbidden" => ("default", Some("OtherRole".to_owned())),
                 "pathed" => ("default", Some("team/app/PathRole".to_owned())),
                 "by-arn" => ("default", Some(arn("MyPodRole"))),
+                "victim" => ("others", Some(VICTIM_ROLE.to_owned())),
                 "v1-denied" | "v1-allowed" => (name, Some("MyPodRole".to_owned())),
                 _ => ("default", Some("MyPodRole".to_owned())),
             };
@@ -201,6 +216,22 @@ impl Wrong {
 pub(crate) fn has_marker(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes);
     [NODE_MARKER, USER_DATA_MARKER, TOKEN_MARKER].iter().any(|marker| text.contains(marker))
+}
+
+/// Of pods' requests the real IMDS has seen only paths that `shared` opens, as they are written on its list.
+pub(crate) fn only_what_is_open_reached_imds(shared: &Shared, lab: &Lab, wrong: &mut Wrong) {
+    let never = ["iam", "identity-credentials", "security-credentials", "user-data"];
+    let normal = |target: &str| {
+        target.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._:+=,@-".contains(&byte))
+            && target.split('/').skip(1).all(|segment| !matches!(segment, "" | "." | ".."))
+            && !target.split('/').any(|segment| never.contains(&&*segment.to_ascii_lowercase()))
+    };
+    let below =
+        |target: &str| target.starts_with("/latest/meta-data/") || target.starts_with("/latest/dynamic/");
+    let passed = |target: &str| {
+        passed_on_by_default(target) || shared.opens_metadata() && below(target) && normal(target)
+    };
+    lab.only_constants_reached_imds(passed, wrong);
 }
 
 /// Everything that comes back for these bytes until the connection ends. A reset ends it too.

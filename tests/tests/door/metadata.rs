@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::lab::{Lab, OPEN, ROLES, USUAL, WIDE, Wrong};
+use crate::lab::{Lab, OPEN, ROLES, USUAL, WIDE, WIDEST, Wrong, only_what_is_open_reached_imds};
 use crate::roles::passed_on_by_default;
 
 const INSTANCE: [(&str, &str); 9] = [
@@ -17,6 +17,7 @@ const INSTANCE: [(&str, &str); 9] = [
     ("/latest/meta-data/services/partition", "aws"),
 ];
 
+/// P23: what the real service is asked is the normalised path of the list and constants; nothing that a pod sent is with it.
 #[test]
 fn instance_metadata_is_asked_for_once_with_nothing_of_the_pods() {
     let Some(lab) = Lab::own(&[]) else { return };
@@ -34,6 +35,7 @@ fn instance_metadata_is_asked_for_once_with_nothing_of_the_pods() {
             }
             wrong.unless_answered(200, (path, "token"), &pod.imds().get_v2(path, &token));
             wrong.unless_answered(200, (path, "IPv6"), &pod.imds_v6().get(path));
+            wrong.unless_answered(404, (path, "query"), &pod.imds().get(&format!("{path}?canary")));
         }
         let identity = pod.imds().get("/latest/dynamic/instance-identity/document");
         wrong.unless_answered(200, "identity", &identity);
@@ -81,32 +83,64 @@ fn lists_are_made_from_what_is_allowed() {
 }
 
 /// Closed whatever is configured.
-const NEVER: [&str; 10] = [
+const NEVER: [&str; 22] = [
     "/latest/user-data",
     "/latest/user-data/",
+    "/latest/user-data/x",
     "/2009-04-04/user-data",
+    "/1.0/user-data",
+    "/latest/meta-data/identity-credentials",
     "/latest/meta-data/identity-credentials/",
+    "/latest/meta-data/identity-credentials/ec2/",
     "/latest/meta-data/identity-credentials/ec2/info",
+    "/latest/meta-data/identity-credentials/ec2/security-credentials/",
     "/latest/meta-data/identity-credentials/ec2/security-credentials/ec2-instance",
+    "/1.0/meta-data/identity-credentials/ec2/security-credentials/ec2-instance",
+    "/latest/meta-data/iam/x",
+    "/latest/meta-data/iam/info/x",
+    "/latest/meta-data/iam/security-credentials-x/",
     "/latest/meta-data/IAM/info",
+    "/latest/meta-data/IAM/security-credentials/",
     "/latest/meta-data/x/iam/security-credentials/",
     "/latest/meta-data/User-Data",
     "/latest/dynamic/user-data",
+    "/latest/dynamic/iam/info",
+    "/latest/dynamic/Identity-Credentials/ec2",
 ];
 
+/// Of the other tree, closed by default.
+const DYNAMIC: [&str; 7] = [
+    "/latest/dynamic/instance-identity/pkcs7",
+    "/latest/dynamic/instance-identity/rsa2048",
+    "/latest/dynamic/instance-identity/signature",
+    "/latest/dynamic/instance-identity/document/x",
+    "/latest/dynamic/fws/instance-monitoring",
+    "/2009-04-04/dynamic/instance-identity/pkcs7",
+    "/latest/dynamic/x",
+];
+
+/// K6, P24: user data, `iam/` and the instance's own credentials are never asked of the real service, under any flags, and by
+/// default nothing of `dynamic/` but the identity document.
 #[test]
 fn what_nothing_opens_is_not_found_whatever_is_configured() {
-    for shared in [&USUAL, &OPEN, &WIDE] {
+    for shared in [&USUAL, &OPEN, &WIDE, &WIDEST] {
         let Some(lab) = shared.get() else { return };
         let (pod, mut wrong) = (lab.pod("own"), Wrong::default());
         let token = pod.imds().imds_token(300).unwrap();
-        for path in NEVER {
+        let dynamic = if shared.opens_metadata() { &[][..] } else { &DYNAMIC };
+        for path in NEVER.iter().chain(dynamic) {
             wrong.unless_answered(404, path, &pod.imds().get(path));
+            wrong.unless_answered(404, (path, "IPv6"), &pod.imds_v6().get(path));
             wrong.unless_answered(404, (path, "token"), &pod.imds().get_v2(path, &token));
             wrong.unless_answered(404, (path, "HEAD"), &pod.imds().request("HEAD", path, &[]));
             wrong.unless_answered(405, (path, "PUT"), &pod.imds().request("PUT", path, &[]));
+            wrong.unless_answered(405, (path, "POST"), &pod.imds().request("POST", path, &[]));
         }
-        wrong.unless(lab.world.leaks(lab.start).is_empty(), "leaks", lab.world.leaks(lab.start));
+        wrong.unless_answered(200, "document", &pod.imds().get("/latest/dynamic/instance-identity/document"));
+        // What of `iam/` is answered is the agent's own word.
+        let own = pod.imds().get("/latest/meta-data/iam/info").unwrap().text();
+        wrong.unless(own.contains("instance-profile/MyPodRole"), "info", &own);
+        only_what_is_open_reached_imds(shared, &lab, &mut wrong);
         wrong.none();
     }
 }

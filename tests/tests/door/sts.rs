@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rolegate_tests::http::{Client, Response};
 use rolegate_tests::sts::Fault;
-use rolegate_tests::world::{NODE_ROLE, RunningPod, TRUST, arn};
+use rolegate_tests::world::{ACCOUNT, NODE_ROLE, RunningPod, TRUST, arn};
 
 use crate::lab::{Lab, ROLES, Wrong};
 
@@ -23,9 +23,14 @@ fn lab(flags: &[&str]) -> Option<Lab> {
 
 /// A pod whose role is called as it is; the role's calls go wrong so.
 fn pod(lab: &Lab, name: &str, fault: Option<Fault>) -> RunningPod {
-    lab.world.role(name, TRUST).unwrap();
+    pod_of(lab, name, name, fault)
+}
+
+/// As [`pod`], with its role as the annotation says it.
+fn pod_of(lab: &Lab, name: &str, role: &str, fault: Option<Fault>) -> RunningPod {
+    lab.world.role(role, TRUST).unwrap();
     lab.world.sts.faults().of_role(name, fault);
-    let pod = lab.world.pod("default", name, |pod| pod.role(name)).unwrap();
+    let pod = lab.world.pod("default", name, |pod| pod.role(role)).unwrap();
     let allowed = || {
         Ok(pod.imds().get(ROLES)?.status == 200
             && pod.imds().get("/latest/meta-data/iam/info")?.status == 200)
@@ -53,10 +58,14 @@ fn unless_silent_about_the_node(wrong: &mut Wrong, row: &str, answer: &Response)
     wrong.unless(told.is_none(), (row, "words of STS"), &text);
 }
 
+/// K20: the words of STS, which name the node's role, instance and account, are for the log and never for the pod.
 #[test]
 fn lasting_refusal_of_sts_is_a_document_that_does_not_repeat_its_words() {
     let Some(lab) = lab(&[]) else { return };
     let mut wrong = Wrong::default();
+    // The account is the pod's own as well, unless its role is of another.
+    let elsewhere = "arn:aws:iam::210987654321:role/elsewhere";
+    lab.world.namespace("default", &["*", elsewhere]).unwrap();
     let (unauthorized, failed) = ("AssumeRoleUnauthorizedAccess", "Failed");
     for (role, code, fault) in [
         ("denied", unauthorized, error(403, "AccessDenied", DENIED)),
@@ -64,8 +73,10 @@ fn lasting_refusal_of_sts_is_a_document_that_does_not_repeat_its_words() {
         ("packed", failed, error(400, "PackedPolicyTooLarge", DENIED)),
         ("region", failed, error(403, "RegionDisabledException", DENIED)),
         ("invalid", failed, error(400, "ValidationError", DENIED)),
+        ("elsewhere", unauthorized, error(403, "AccessDenied", DENIED)),
     ] {
-        let pod = pod(&lab, role, fault);
+        let foreign = role == "elsewhere";
+        let pod = pod_of(&lab, role, if foreign { elsewhere } else { role }, fault);
         let list = pod.imds().get(ROLES);
         wrong.unless_answered(200, (role, "list"), &list);
         // The first answer may be 500 where this machine is slow, the refusal comes then.
@@ -76,6 +87,8 @@ fn lasting_refusal_of_sts_is_a_document_that_does_not_repeat_its_words() {
             wrong.unless_answered(200, role, &answer);
             let answer = answer.unwrap();
             unless_silent_about_the_node(&mut wrong, role, &answer);
+            let account = answer.text().contains(ACCOUNT);
+            wrong.unless(account != foreign, (role, "the node's account"), answer.text());
             let document = answer.json().unwrap();
             wrong.unless(document["Code"] == code, role, &document);
             wrong.unless(document["Message"].as_str().is_some_and(|it| !it.is_empty()), role, &document);
@@ -257,19 +270,43 @@ fn role_that_is_forbidden_while_sts_answers_is_not_given() {
     while_sts_answers("forbidden-now", |lab, _| lab.world.namespace("default", &["MyPodRole"]).unwrap());
 }
 
+/// P34: authorisation is asked anew at every request, though a session is cached: once the agent has seen that a
+/// permission or an annotation is gone, not one more request gets credentials.
 #[test]
 fn role_that_is_forbidden_is_refused_at_the_next_request_although_its_session_is_cached() {
     let Some(lab) = lab(&[]) else { return };
-    let pod = pod(&lab, "withdrawn", None);
-    let code = |wanted: &'static str| {
-        let (lab, pod) = (&lab, &pod);
-        let check = move || Ok(document(pod, "withdrawn")?.json().is_ok_and(|it| it["Code"] == wanted));
-        lab.agent.poll(wanted, check).unwrap();
+    let (mut edited, pod) = (pod(&lab, "edited", None), pod(&lab, "withdrawn", None));
+    let code = |pod: &RunningPod, role: &str| {
+        let answer = document(pod, role)?;
+        Ok::<_, std::io::Error>(
+            answer.json().map_or_else(|_| answer.status.to_string(), |it| it["Code"].to_string()),
+        )
     };
-    code("Success");
-    lab.world.namespace("default", &[]).unwrap();
-    code("AssumeRoleUnauthorizedAccess");
-    assert!(document(&pod, "withdrawn").unwrap().json().unwrap().get("AccessKeyId").is_none());
-    lab.world.namespace("default", &["withdrawn"]).unwrap();
-    code("Success");
+    let until = |pod: &RunningPod, role: &str, wanted: &str| {
+        lab.agent.poll(wanted, || Ok(code(pod, role)?.contains(wanted))).unwrap();
+    };
+    let (success, unauthorized) = ("Success", "AssumeRoleUnauthorizedAccess");
+    until(&pod, "withdrawn", success);
+    until(&edited, "edited", success);
+    for _ in 0..3 {
+        let before = calls(&lab, "withdrawn");
+        lab.world.namespace("default", &["edited"]).unwrap();
+        until(&pod, "withdrawn", unauthorized);
+        for client in [pod.imds(), pod.imds_v6()].into_iter().cycle().take(20) {
+            let answer = client.get(&format!("{ROLES}withdrawn")).unwrap().json().unwrap();
+            assert_eq!(answer["Code"], unauthorized);
+            assert!(answer.get("AccessKeyId").is_none(), "{answer}");
+            assert_eq!(client.get("/latest/meta-data/iam/info").unwrap().status, 404);
+        }
+        assert_eq!(code(&edited, "edited").unwrap(), format!("\"{success}\""), "the others are as they were");
+        lab.world.namespace("default", &["edited", "withdrawn"]).unwrap();
+        until(&pod, "withdrawn", success);
+        assert!(calls(&lab, "withdrawn") <= before + 1, "{:?}", lab.world.sts.calls());
+    }
+    lab.world.edit(&mut edited, |pod| pod.role("withdrawn")).unwrap();
+    until(&edited, "edited", "404");
+    for _ in 0..20 {
+        assert_eq!(code(&edited, "edited").unwrap(), "404");
+    }
+    until(&edited, "withdrawn", success);
 }

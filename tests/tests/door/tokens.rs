@@ -1,6 +1,7 @@
 //! IMDSv2: how a token is got, what it is good for, and where it is needed.
 
 use rolegate_tests::agent::Agent;
+use rolegate_tests::http::Client;
 use rolegate_tests::world::RunningPod;
 
 use crate::lab::{
@@ -108,38 +109,80 @@ fn answer_to_a_token_says_how_long_it_is_still_good_until_it_is_not() {
     assert!(left.is_sorted_by(|before, after| before >= after) && !left.contains(&0), "{left:?}");
 }
 
-#[test]
-fn token_that_is_not_this_pods_own_is_401_and_empty() {
-    let Some(lab) = USUAL.get() else { return };
-    let (pod, mut wrong) = (lab.pod("own"), Wrong::default());
-    let good = pod.imds().imds_token(300).unwrap();
-    let foreign = lab.pod("neighbour").imds().imds_token(300).unwrap();
-    let other_family = pod.imds_v6().imds_token(300).unwrap();
+/// Tokens that are not good at the first address of `lab`, beside one that is. `other` has the same address at another node.
+fn bad_tokens(lab: &Lab, other: &Lab) -> (String, Vec<(&'static str, String)>) {
+    let (pod, twin) = (lab.pod("own"), other.pod("own"));
+    assert_eq!(pod.net.ips(), twin.net.ips(), "only the node's key tells them apart");
+    let token = |client: Client<'_>| client.imds_token(300).unwrap();
+    let good = token(pod.imds());
     let mut flipped = good.clone().into_bytes();
     flipped[20] = if flipped[20] == b'A' { b'B' } else { b'A' };
-    let flipped = String::from_utf8(flipped).unwrap();
-    let tokens = [
-        ("none at all", ""),
-        ("garbled", "INVALID"),
-        ("of the right length", &"A".repeat(56)),
-        ("one character changed", &flipped),
-        ("cut", &good[..55]),
-        ("longer", &format!("{good}A")),
-        ("of another pod", &foreign),
-        ("of the pod's other address", &other_family),
-        ("in quotes", &format!("\"{good}\"")),
+    let bad = vec![
+        ("none at all", String::new()),
+        ("garbled", "INVALID".to_owned()),
+        ("of the right length", "A".repeat(56)),
+        ("one character changed", String::from_utf8(flipped).unwrap()),
+        ("cut", good[..55].to_owned()),
+        ("longer", format!("{good}A")),
+        ("in quotes", format!("\"{good}\"")),
+        ("twice in one header", format!("{good}, {good}")),
+        ("of another pod", token(lab.pod("neighbour").imds())),
+        ("of the pod's other address", token(pod.imds_v6())),
+        ("of the same address at another node", token(twin.imds())),
     ];
-    for path in ["/", "/latest/meta-data/", ROLES, OWN_DOCUMENT, "/latest/meta-data/instance-id", "/nothing"]
-    {
-        for (row, token) in tokens {
-            wrong.unless_answered(401, (path, row), &pod.imds().get_v2(path, token));
+    (good, bad)
+}
+
+/// P26: where tokens are required every GET without a good one is 401; and so is, everywhere, one that was given to another
+/// address, by another node's key, or by nobody.
+#[test]
+fn token_that_is_not_of_this_address_and_node_is_401_and_empty_and_so_is_none_where_one_is_required() {
+    let (Some(allow), Some(deny)) = (Lab::own(&[]), Lab::own(&["--imds-v1=deny"])) else { return };
+    let paths = [
+        "/",
+        "/latest/",
+        "/latest/meta-data/",
+        "/latest/meta-data/iam/",
+        "/latest/meta-data/iam/info",
+        ROLES,
+        OWN_DOCUMENT,
+        "/latest/meta-data/instance-id",
+        "/latest/dynamic/instance-identity/document",
+        "/latest/user-data",
+        "/1.0/meta-data/mac",
+        "/nothing",
+    ];
+    let mut wrong = Wrong::default();
+    for (lab, other, required) in [(&allow, &deny, false), (&deny, &allow, true)] {
+        let pod = lab.pod("own");
+        let (good, bad) = bad_tokens(lab, other);
+        for path in paths {
+            for method in ["GET", "HEAD"] {
+                for (row, token) in &bad {
+                    let answer = pod.imds().request(method, path, &[(TOKEN, token)]);
+                    wrong.unless_answered(401, (method, path, row), &answer);
+                }
+                let twice = pod.imds().request(method, path, &[(TOKEN, &good), (TOKEN, &good)]);
+                wrong.unless_answered(401, (method, path, "twice"), &twice);
+                let none = pod.imds().request(method, path, &[]);
+                let refused = none.as_ref().is_ok_and(|it| it.status == 401);
+                wrong.unless(refused == required, (method, path, "no token"), &none);
+            }
+            let answer = pod.imds().get_v2(path, &good).unwrap();
+            wrong.unless([200, 404].contains(&answer.status), (path, "the good one"), &answer);
         }
-        let twice = pod.imds().request("GET", path, &[(TOKEN, &good), (TOKEN, &good)]);
-        wrong.unless_answered(401, (path, "twice"), &twice);
-        let forwarded = pod.imds().request("GET", path, &[(TOKEN, &good), ("X-Forwarded-For", "1.2.3.4")]);
-        wrong.unless_answered(403, (path, "forwarded"), &forwarded);
     }
-    wrong.unless_answered(200, "the same token", &pod.imds().get_v2(OWN_DOCUMENT, &good));
+    // Who is nobody is told the same.
+    for (lab, required) in [(&allow, false), (&deny, true)] {
+        let pod = lab.pod("own");
+        let good = pod.imds().imds_token(300).unwrap();
+        lab.world.delete(&pod).unwrap();
+        let gone = || Ok(pod.imds().get_v2(ROLES, &good)?.status == 500);
+        lab.agent.poll("the pod is gone", gone).unwrap();
+        let none = pod.imds().get(ROLES);
+        wrong.unless_answered(if required { 401 } else { 500 }, "nobody, no token", &none);
+        wrong.unless_answered(401, "nobody, bad token", &pod.imds().get_v2(ROLES, "INVALID"));
+    }
     wrong.none();
 }
 

@@ -13,9 +13,14 @@ pub(super) async fn connect(config: &Kubernetes) -> Result<Client, WatchError> {
         ApiSource::InCluster => Config::incluster().map_err(|error| WatchError::Config(chain(&error)))?,
         ApiSource::Kubeconfig(path) => {
             let file = Kubeconfig::read_from(path).map_err(|error| WatchError::Config(chain(&error)))?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+            let mut clusters = file.clusters.iter().filter_map(|named| named.cluster.as_ref());
+            let proxy_of_its_own = clusters.any(|cluster| cluster.proxy_url.is_some());
+            let mut api = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
                 .await
-                .map_err(|error| WatchError::Config(chain(&error)))?
+                .map_err(|error| WatchError::Config(chain(&error)))?;
+            // The environment's, which kube reads for kubeconfigs alone.
+            api.proxy_url = api.proxy_url.filter(|_| proxy_of_its_own);
+            api
         }
         ApiSource::Server { url, token } => {
             let url =
