@@ -39,6 +39,7 @@ use crate::types::{Clock, PodIp};
 pub use cleanup::cleanup;
 use late_source::LateSource;
 use learn::Learner;
+pub use process::forbid_dumps;
 use uncaptured::Uncaptured;
 
 /// What every component may need.

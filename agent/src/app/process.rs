@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -11,6 +12,18 @@ use tracing::{debug, error, info, warn};
 use crate::admin::{REVISION, VERSION};
 use crate::config::{Config, Restrictions};
 use crate::ready::GateState;
+
+/// Keeps what this process holds in its memory: no core file, no tracer without privilege, and `/proc/<pid>` is
+/// root's. The flag alone would do on a plain kernel; the limit holds where a node lets such processes be dumped
+/// (`fs.suid_dumpable`). To be called before a secret is read.
+///
+/// # Errors
+/// When the kernel, or a seccomp profile, refuses.
+pub fn forbid_dumps() -> io::Result<()> {
+    prctl::set_dumpable(false)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    Ok(())
+}
 
 /// Says what was started, with what in force, and what the operator should know.
 pub(super) fn announce(config: &Config) {
