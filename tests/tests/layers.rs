@@ -39,6 +39,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("moka", &["credentials::broker"]),
     // Socket options; limits and flags of the process; how the key's file is opened.
     ("nix", &["server", "app::process", "imds::token::key_file"]),
+    ("socket2", &["server::rest"]),
     ("rtnetlink", &["redirect"]),
     ("tracing_subscriber", &["telemetry"]),
     ("clap", &["args"]),
