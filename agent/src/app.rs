@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use crate::admin::{Admin, DebugPages, Health, Scope};
 use crate::cluster::watch::{Watch, WatchGates};
 use crate::cluster::{PodRecord, Snapshot};
-use crate::config::Config;
+use crate::config::{Config, RedirectMode};
 use crate::credentials::{Broker, SessionKey};
 use crate::identity::Identity;
 use crate::imds::document;
@@ -92,6 +92,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let app = Listeners::bind(base.config.server.app_port)?;
     let admin = start_admin_listener(&base)?;
+    let _alone = match base.config.redirect.mode {
+        RedirectMode::Iptables => Some(process::keep_redirect_alone()?),
+        RedirectMode::None => None,
+    };
     let redirect = start_redirect(&base).await?;
     let wires = start_wires(&base, &mut supervisor);
     start_redirect_task(redirect, &wires, &mut supervisor);
