@@ -41,6 +41,7 @@ pub use cleanup::cleanup;
 pub use guard::guard;
 use late_source::LateSource;
 use learn::Learner;
+pub use process::forbid_dumps;
 use uncaptured::Uncaptured;
 
 /// What every component may need.
@@ -96,6 +97,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         RedirectMode::Iptables | RedirectMode::None => Listeners::bind(base.config.server.app_port)?,
     };
     let admin = start_admin_listener(&base)?;
+    let _alone = match base.config.redirect.mode {
+        RedirectMode::Iptables => Some(process::keep_redirect_alone()?),
+        RedirectMode::None => None,
+    };
     let redirect = start_redirect(&base).await?;
     let wires = start_wires(&base, &mut supervisor);
     start_redirect_task(redirect, &wires, &mut supervisor);

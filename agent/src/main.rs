@@ -11,6 +11,11 @@ use rolegate::config::{self, Command};
 const WORKER_THREADS: usize = 2;
 
 fn main() -> ExitCode {
+    // First of all: the command line and the environment may hold a token.
+    if let Err(error) = app::forbid_dumps() {
+        let _ = writeln!(std::io::stderr(), "rolegate: this process can be dumped into a file: {error}");
+        return ExitCode::FAILURE;
+    }
     let command = match config::parse(std::env::args_os()) {
         Ok(command) => command,
         Err(exit) => {

@@ -3,6 +3,7 @@
 mod admission;
 mod connection;
 mod destination;
+mod rest;
 
 #[cfg(test)]
 mod panics;
@@ -16,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -219,10 +219,8 @@ impl<D: Answer, U: Answer> Server<D, U> {
                 Err(error) => self.accept_failed(&error, &mut warned).await,
             }
         }
-        // What the kernel has completed before the end has been asked for before it.
-        while let Some(Ok((stream, socket))) = listener.accept().now_or_never() {
-            self.start(stream, socket, shutdown.clone());
-        }
+        // What the kernel has connected before the end has been asked for before it.
+        rest::take(listener, |stream, socket| self.start(stream, socket, shutdown.clone())).await;
     }
 
     async fn accept_failed(&self, error: &io::Error, warned: &mut Option<Instant>) {

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::http::{Client, Response};
 use crate::netns::{self, NetNs};
+use crate::planted;
 
 /// Longest that a test waits for the agent: generous, since two cores run everything at once.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The agent's port for metrics and probes, unless a flag says otherwise.
 pub const METRICS_PORT: u16 = 9543;
 
-/// A running (or ended) agent. Dropping it ends it.
+/// A running (or ended) agent. Dropping it ends it, and fails the test if its log has a planted secret.
 #[derive(Debug)]
 pub struct Agent {
     pid: Pid,
@@ -279,9 +280,14 @@ impl Agent {
 }
 
 impl Drop for Agent {
+    /// Whatever a test is about: nothing that the agent said has a planted secret in it.
     fn drop(&mut self) {
         if let Err(error) = self.kill9() {
             eprintln!("{error:#}");
+        }
+        if !std::thread::panicking() {
+            let found = planted::find(&self.log());
+            assert_eq!(found, None, "the agent's log has a secret");
         }
     }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::kube_api::{KubeApi, Pod};
 use crate::netns::NetNs;
+use crate::planted;
 use crate::real_api::RealApi;
 
 /// Where pods, node and agent find the API server.
@@ -37,10 +38,13 @@ impl Cluster {
     /// When it cannot be started.
     pub fn start(world: &Arc<NetNs>, ip: Ipv4Addr) -> Result<Self> {
         let address = SocketAddr::from((ip, PORT));
-        if Self::wants_real() {
-            return Ok(Self::Real(Box::new(RealApi::start(world, address)?)));
-        }
-        Ok(Self::Double(KubeApi::start_on(world.listen(address)?)?))
+        let cluster = if Self::wants_real() {
+            Self::Real(Box::new(RealApi::start(world, address)?))
+        } else {
+            Self::Double(KubeApi::start_on(world.listen(address)?)?)
+        };
+        planted::plant(cluster.token());
+        Ok(cluster)
     }
 
     /// The double; a test of faults cannot have a real one.

@@ -12,6 +12,7 @@ pub mod kube_api;
 pub mod metadata_mock;
 pub mod moto;
 pub mod netns;
+pub mod planted;
 pub mod real_api;
 pub mod service;
 pub mod sts;
@@ -20,6 +21,13 @@ pub mod traffic;
 pub mod world;
 
 use std::io::Write as _;
+
+/// Whether files and processes can be another user's: not in a user namespace that maps root alone.
+#[must_use]
+pub fn has_other_users() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().next_back().is_some_and(|length| length == "4294967295")
+}
 
 /// Says that a test is skipped and why, past the test runner's capture of output, so that a run always shows
 /// what it did not check.

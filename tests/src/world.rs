@@ -18,6 +18,7 @@ use crate::imds::{Imds, ImdsConfig, Request};
 use crate::kube_api::Pod;
 use crate::moto::Moto;
 use crate::netns;
+use crate::planted;
 use crate::real_api::RealApi;
 use crate::skip;
 use crate::sts::Sts;
@@ -336,6 +337,8 @@ impl World {
         let moto = Arc::clone(moto);
         self.sts.issue_by(move |role, session_name, seconds| {
             let session = moto.assume_role(role, session_name, seconds).ok()?;
+            planted::plant(&session.secret_access_key);
+            planted::plant(&session.session_token);
             Some((session.access_key_id, session.secret_access_key, session.session_token))
         });
     }

@@ -53,11 +53,13 @@ fn captures_running_traffic(backend: Backend, test: &str) {
     assert!(world.leaks(captured).is_empty(), "{:?}", world.leaks(captured));
 }
 
+/// K7, K24: traffic that runs before, during and after an agent's life and death never gets past the rules once they stood.
 #[test]
 fn running_traffic_is_captured_and_stays_so_after_kill_9() {
     captures_running_traffic(Backend::Nft, "running_traffic_is_captured_and_stays_so_after_kill_9");
 }
 
+/// K7, K24: the same on a node with legacy rules.
 #[test]
 fn running_traffic_is_captured_on_a_node_with_legacy_rules() {
     captures_running_traffic(Backend::Legacy, "running_traffic_is_captured_on_a_node_with_legacy_rules");

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rolegate_tests::agent::{Agent, run_to_end};
@@ -97,16 +98,19 @@ fn rules_are_mended_without_a_leak(test: &str, backend: Backend) {
     assert_sealed(&world, &traffic, start, &agent);
 }
 
+/// K24: rules that others flush, delete or displace are put back, at the head, in both families.
 #[test]
 fn nft_rules_are_mended_without_a_leak() {
     rules_are_mended_without_a_leak("nft_rules_are_mended_without_a_leak", Backend::Nft);
 }
 
+/// K24: the same where nobody is told of changes.
 #[test]
 fn legacy_rules_are_mended_without_a_leak() {
     rules_are_mended_without_a_leak("legacy_rules_are_mended_without_a_leak", Backend::Legacy);
 }
 
+/// K24: connections that are older than the rules are forgotten with their conntrack entries.
 #[test]
 fn connection_older_than_the_agent_brings_nothing_any_more() {
     let test = "connection_older_than_the_agent_brings_nothing_any_more";
@@ -168,6 +172,7 @@ fn rule_stands_before_the_api_server_answers() {
     assert_eq!(pod.imds().credentials().unwrap()["Code"], "Success");
 }
 
+/// K24: a rule that stood before does not win over ours.
 #[test]
 fn rule_of_kube2iam_or_kiam_is_replaced_without_a_gap() {
     let test = "rule_of_kube2iam_or_kiam_is_replaced_without_a_gap";
@@ -185,6 +190,46 @@ fn rule_of_kube2iam_or_kiam_is_replaced_without_a_gap() {
             rules.iter().filter(|rule| rule.contains("-A PREROUTING") && rule.contains("DNAT")).collect();
         assert!(left.is_empty(), "{backend:?}: {left:?}");
         assert_sealed(&world, &traffic, start, &agent);
+    }
+}
+
+/// Where the rules of both families lead.
+fn targets(world: &World, backend: Backend) -> BTreeSet<String> {
+    ["iptables", "ip6tables"]
+        .iter()
+        .map(|family| world.topology.node().run(&format!("{family}-{}-save", backend.suffix()), &[]).unwrap())
+        .flat_map(|dump| dump.lines().map(str::to_owned).collect::<Vec<_>>())
+        .filter_map(|rule| Some(rule.split_once("--to-destination ")?.1.to_owned()))
+        .collect()
+}
+
+/// K24: after a change of port or address no rule to the old one is left, in front of the new one or behind it.
+#[test]
+fn changed_port_or_address_leaves_no_rule_to_the_old_one() {
+    let test = "changed_port_or_address_leaves_no_rule_to_the_old_one";
+    for backend in BACKENDS {
+        let Some(world) = open_world(test, backend) else { return };
+        let node = world.topology.node();
+        node.ip("addr add 10.0.0.77/32 dev lo\naddr add fd00:a::77/128 dev lo nodad\n").unwrap();
+        drop(world.agent(&[]).unwrap());
+        let start = Instant::now();
+        let (pods, traffic) = start_traffic(&world);
+        for (hosts, port) in [(["10.0.0.10", "fd00:a::10"], 8282), (["10.0.0.77", "fd00:a::77"], 8181)] {
+            let mut args = world.usual_flags();
+            args.retain(|flag| !flag.starts_with("--host-ip"));
+            args.extend(hosts.map(|host| format!("--host-ip={host}")));
+            args.push(format!("--app-port={port}"));
+            let agent = Agent::start(node, &args, &world.environment()).unwrap();
+            agent.ready().unwrap();
+            for pod in &pods {
+                agent.poll("the pod is known", || Ok(pod.imds().get(LIST)?.status == 200)).unwrap();
+                assert_eq!(pod.imds().credentials().unwrap()["Code"], "Success", "{hosts:?}");
+                assert_eq!(pod.imds_v6().credentials().unwrap()["Code"], "Success", "{hosts:?}");
+            }
+            let wanted = [format!("{}:{port}", hosts[0]), format!("[{}]:{port}", hosts[1])];
+            assert_eq!(targets(&world, backend), wanted.into(), "{backend:?}");
+            assert_sealed(&world, &traffic, start, &agent);
+        }
     }
 }
 
@@ -259,6 +304,7 @@ fn processes_of_the_host_still_reach_the_real_service() {
     }
 }
 
+/// K24: an interface need not exist; where pods are behind another, the agent says so, and nothing gets out.
 #[test]
 fn wrong_interface_is_not_ready_and_lets_nothing_through() {
     let Some(world) = open_world("wrong_interface_is_not_ready_and_lets_nothing_through", Backend::Nft)
@@ -277,6 +323,7 @@ fn wrong_interface_is_not_ready_and_lets_nothing_through() {
     assert!(world.leaks(start).is_empty(), "{:?}\n{}", world.leaks(start), agent.log());
 }
 
+/// K24: `!`, lists and patterns of interfaces, of which none is there yet, over both families.
 #[test]
 fn interface_of_a_pod_that_appears_later_is_captured() {
     for flag in ["--host-interface=auto", "--host-interface=cali+,cbr0", "--host-interface=!eth0"] {
@@ -294,6 +341,7 @@ fn interface_of_a_pod_that_appears_later_is_captured() {
     }
 }
 
+/// K7: whatever ends the process, the rules stay: pods are refused, over both families.
 #[test]
 fn killed_agent_leaves_pods_refused_until_it_is_back() {
     let Some(world) = open_world("killed_agent_leaves_pods_refused_until_it_is_back", Backend::Nft) else {

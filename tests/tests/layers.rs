@@ -37,8 +37,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("aws_smithy*", &["credentials::assume_role"]),
     ("aws_types", &["credentials::assume_role"]),
     ("moka", &["credentials::broker"]),
-    // Socket options; the limit of descriptors.
-    ("nix", &["server", "app::process"]),
+    // Socket options; limits and flags of the process; how the key's file is opened.
+    ("nix", &["server", "app::process", "imds::token::key_file"]),
+    ("socket2", &["server::rest"]),
     ("rtnetlink", &["redirect"]),
     ("tracing_subscriber", &["telemetry"]),
     ("clap", &["args"]),

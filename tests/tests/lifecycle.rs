@@ -174,6 +174,7 @@ fn gates_are_named_with_what_they_wait_for() {
     assert_eq!(agent.admin("/readyz").unwrap().text(), "ok\n");
 }
 
+/// P40: the debug page has no secret, and nobody but the node's own processes sees it.
 #[test]
 fn debug_pages_are_for_loopback_and_have_no_secrets() {
     let Some(world) = world("debug_pages_are_for_loopback_and_have_no_secrets") else { return };

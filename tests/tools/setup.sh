@@ -23,7 +23,7 @@ have flock && flock 9
 # command:package, the command telling whether the package is needed.
 wanted=(ip:iproute2 iptables:iptables nft:nftables conntrack:conntrack nsenter:util-linux
   curl:curl cc:gcc python3:python3)
-[ "${1:-}" = demo ] || wanted+=(node:nodejs npm:npm)
+[ "${1:-}" = demo ] || wanted+=(node:nodejs npm:npm faketime:faketime)
 # Only a real API server needs etcd, and only Go builds one.
 if [ "${1:-}" != demo ] && have go; then wanted+=(etcd:etcd-server); fi
 

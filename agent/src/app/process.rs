@@ -2,7 +2,10 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 
+use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -11,6 +14,18 @@ use tracing::{debug, error, info, warn};
 use crate::admin::{REVISION, VERSION};
 use crate::config::{Config, Restrictions};
 use crate::ready::GateState;
+
+/// Keeps what this process holds in its memory: no core file, no tracer without privilege, and `/proc/<pid>` is
+/// root's. The flag alone would do on a plain kernel; the limit holds where a node lets such processes be dumped
+/// (`fs.suid_dumpable`). To be called before a secret is read.
+///
+/// # Errors
+/// When the kernel, or a seccomp profile, refuses.
+pub fn forbid_dumps() -> io::Result<()> {
+    prctl::set_dumpable(false)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    Ok(())
+}
 
 /// Says what was started, with what in force, and what the operator should know.
 pub(super) fn announce(config: &Config) {
@@ -45,6 +60,24 @@ pub(super) fn raise_descriptor_limit() -> usize {
         );
     }
     usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+/// A name that one process of a network namespace can have at a time, and that goes with it however it ends.
+const REDIRECT_KEEPER: &str = "rolegate/redirect";
+
+/// Makes this process the one that keeps the node's redirect: two with different ports would write their own
+/// over the other's for ever. Keep what is returned.
+///
+/// # Errors
+/// When there is another.
+pub(super) fn keep_redirect_alone() -> anyhow::Result<UnixListener> {
+    let name = SocketAddr::from_abstract_name(REDIRECT_KEEPER)?;
+    UnixListener::bind_addr(&name).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => anyhow::anyhow!(
+            "another rolegate keeps the redirect of this node: it has the abstract socket @{REDIRECT_KEEPER}"
+        ),
+        _ => anyhow::Error::new(error).context(format!("the abstract socket @{REDIRECT_KEEPER}")),
+    })
 }
 
 /// A panic is a defect: it is one line of the log, whatever its format, and its connection's or task's end alone.

@@ -2,6 +2,7 @@
 
 use std::process::Output;
 
+use rolegate::config;
 use rolegate_tests::agent::{Agent, binary};
 use rolegate_tests::cluster::Cluster;
 use rolegate_tests::kube_api::Resource;
@@ -84,6 +85,61 @@ fn all_mistakes_of_flags_and_variables_are_told_at_once() {
     );
     assert_eq!(run(&["--prefetc", "--node=n"], &[]).0, Some(64));
     assert_eq!(run(&["no-such-command"], &[]).0, Some(64));
+}
+
+/// The configuration, or the mistakes, of `args` after what is always given, but for `without`.
+fn read(without: &str, args: &[&str]) -> Result<String, String> {
+    let usual = ["--node=n", "--host-ip=10.0.0.10", "--base-role-arn=arn:aws:iam::123456789012:role/"];
+    let usual = usual.iter().filter(|flag| !flag.starts_with(&format!("{without}=")));
+    let argv = std::iter::once(&"rolegate").chain(usual).chain(args).map(|arg| (*arg).into());
+    config::parse(argv).map(|command| format!("{command:?}")).map_err(|exit| exit.text)
+}
+
+/// K8: `=false`, `=0` and an empty value of every flag that `--help` names mean what they say: none turns a flag on,
+/// none takes the next argument for its value, and what is not understood ends the start.
+#[test]
+fn false_zero_and_empty_values_never_turn_a_flag_on_or_swallow_the_next_argument() {
+    const NEXT: &str = "--drain-timeout=7s";
+    let help = run(&["--help"], &[]).1;
+    let flags: Vec<(&str, &str)> = help
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("--") && line.contains('<'))
+        .filter_map(|line| line.split_once(['[', ' ']))
+        .collect();
+    assert!(flags.len() > 40, "{help}");
+    for (flag, value) in flags {
+        let with = |value: &str| read(flag, &[&format!("{flag}={value}")]);
+        let (plain, bare) = (read(flag, &[]), read(flag, &[flag, NEXT]));
+        assert!(plain.is_ok(), "{flag}: {plain:?}");
+        assert_eq!(with(""), plain, "{flag}= is as if it were not given");
+        if flag != "--drain-timeout" {
+            assert_ne!(read(flag, &[NEXT]), plain);
+            assert_eq!(read(flag, &[&format!("{flag}="), NEXT]), read(flag, &[NEXT]), "{flag}= {NEXT}");
+        }
+        if value.starts_with("=<") {
+            // Some mean another word than true and false as well; none means off by anything else.
+            for off in ["0", "f", "F", "False", "FALSE"] {
+                assert_eq!(with(off), with("false"), "{flag}={off}");
+            }
+            assert_ne!(with("true"), with("false"), "{flag}");
+            assert_eq!(bare, read(flag, &[&format!("{flag}=true"), NEXT]), "{flag} {NEXT}");
+            assert!(read(flag, &[flag, "false"]).is_err(), "{flag} false");
+            assert!(with("no").is_err_and(|said| said.contains(&format!("{flag}=no"))), "{flag}=no");
+        } else {
+            assert!(bare.is_err(), "{flag} takes {NEXT} for its value");
+            for value in ["false", "0"] {
+                match with(value) {
+                    // The one whose default is 0.
+                    Ok(_) if (flag, value) == ("--iam-role-error-ttl", "0") => {}
+                    Ok(config) => {
+                        assert_ne!(Ok(config), plain, "{flag}={value} is not as if it were not given")
+                    }
+                    Err(said) => assert!(said.contains(flag), "{flag}={value}: {said}"),
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -19,7 +19,6 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const NO_BYTES: HeaderValue = HeaderValue::from_static("0");
 
 /// A 200.
-#[derive(Debug)]
 pub(super) struct Good {
     body: Bytes,
     content_type: HeaderValue,

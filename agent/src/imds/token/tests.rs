@@ -126,7 +126,7 @@ fn processes_that_start_together_share_one_key() {
 
 #[test]
 fn damaged_key_is_replaced_with_a_warning_once() {
-    for damage in [&b""[..], b"short", &[1; 33]] {
+    for damage in [&b""[..], b"short", &[1; 33], &[0; KEY_BYTES], &[0xff; KEY_BYTES]] {
         let dir = tempfile::tempdir().unwrap();
         let (first, _) = load(dir.path());
         fs::write(key_path(dir.path()), damage).unwrap();
@@ -147,6 +147,67 @@ fn key_that_others_could_read_is_replaced() {
     let (second, warning) = load(dir.path());
     assert!(warning.unwrap().contains("mode 644"));
     assert!(!same(&first, &second));
+}
+
+/// Each stands where the key belongs.
+#[test]
+fn what_is_no_plain_file_is_replaced_and_never_followed() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let (theirs, _) = load(elsewhere.path());
+    let target = key_path(elsewhere.path());
+    let before = fs::read(&target).unwrap();
+    type Put<'p> = &'p dyn Fn(&Path);
+    let puts: [(&str, Put<'_>); 3] = [
+        ("a link to a good key", &|path| std::os::unix::fs::symlink(&target, path).unwrap()),
+        ("a link to nothing", &|path| std::os::unix::fs::symlink("nowhere", path).unwrap()),
+        ("a pipe", &|path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR).unwrap()),
+    ];
+    for (what, put) in puts {
+        let dir = tempfile::tempdir().unwrap();
+        put(&key_path(dir.path()));
+        let (key, warning) = load(dir.path());
+        assert!(warning.is_some_and(|text| text.contains("damaged")), "{what}");
+        assert!(!same(&key, &theirs), "{what}");
+        let (again, warning) = load(dir.path());
+        assert_eq!((same(&key, &again), warning), (true, None), "{what}");
+        assert!(fs::symlink_metadata(key_path(dir.path())).unwrap().is_file(), "{what}");
+    }
+    assert_eq!(fs::read(&target).unwrap(), before, "nothing was written through the link");
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn directory_in_the_keys_place_leaves_it_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(key_path(dir.path())).unwrap();
+    for _ in 0..2 {
+        assert!(load(dir.path()).1.unwrap().contains("cannot be kept"));
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+}
+
+#[test]
+fn what_a_killed_process_left_unfinished_is_removed_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let left = [".0123456789abcdef", ".ffffffffffffffff"].map(|end| format!("imds-token.key{end}"));
+    let other =
+        ["imds-token.key.bak", "imds-token.key.0123456789abcdeg", "0123456789abcdef"].map(str::to_owned);
+    for name in left.iter().chain(&other) {
+        fs::write(dir.path().join(name), b"half").unwrap();
+    }
+    // With a key to be made, and with one that is there.
+    let (made, _) = load(dir.path());
+    fs::write(dir.path().join(&left[0]), b"half").unwrap();
+    let (found, warning) = load(dir.path());
+    assert_eq!((same(&made, &found), warning), (true, None));
+    let mut names: Vec<String> = fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let mut wanted: Vec<String> = other.into_iter().chain(["imds-token.key".to_owned()]).collect();
+    wanted.sort();
+    assert_eq!(names, wanted);
 }
 
 #[test]
