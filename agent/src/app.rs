@@ -98,7 +98,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let admin = start_admin_listener(&base)?;
     let _alone = match base.config.redirect.mode {
-        RedirectMode::Iptables => Some(process::keep_redirect_alone()?),
+        RedirectMode::Iptables | RedirectMode::Route => Some(process::keep_redirect_alone()?),
         RedirectMode::None => None,
     };
     let redirect = start_redirect(&base).await?;
