@@ -91,10 +91,13 @@ impl State {
                 |trouble| trouble.text.clone(),
             ));
         };
-        if now.saturating_duration_since(heard) >= limit {
-            let seconds = limit.as_secs_f64();
+        let age = now.saturating_duration_since(heard);
+        if age >= limit {
             let cause = trouble.map(|trouble| format!(" ({})", trouble.text)).unwrap_or_default();
-            return Err(format!("{resource} stale: no event and no bookmark for {seconds} s{cause}"));
+            let (age, limit) = (age.as_secs(), limit.as_secs_f64());
+            return Err(format!(
+                "{resource} stale: no event and no bookmark for {age} s, {limit} s are allowed{cause}"
+            ));
         }
         match trouble {
             Some(trouble) if trouble.needs_operator => Err(trouble.text.clone()),
@@ -125,7 +128,7 @@ mod tests {
     }
 
     fn refused() -> WatchError {
-        WatchError::Failed { verb: "watch", resource: Resource::Pods, text: "connection refused".into() }
+        WatchError::failed("watch", Resource::Pods, "connection refused".into())
     }
 
     #[tokio::test(start_paused = true)]
@@ -143,7 +146,7 @@ mod tests {
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(
             shown(&freshness, &gates, &gate).await,
-            Err("pods stale: no event and no bookmark for 75 s".into())
+            Err("pods stale: no event and no bookmark for 75 s, 75 s are allowed".into())
         );
         freshness.heard();
         assert_eq!(shown(&freshness, &gates, &gate).await, Ok(()));
