@@ -81,7 +81,14 @@ mod tests {
             role: role.map(Arc::from),
             external_id: None,
         };
-        PodRecord { facts, ips: Vec::new(), terminal: false, deleting: false, host_network: false }
+        PodRecord {
+            facts,
+            ips: Vec::new(),
+            terminal: false,
+            deleting: false,
+            host_network: false,
+            unreadable: false,
+        }
     }
 
     fn key_of(pod: &PodRecord, namespace: &NamespaceFacts) -> Option<SessionKey> {

@@ -4,6 +4,7 @@
 //! It runs on a thread and a runtime of its own, so that it does not care what the test's runtime does
 //! (paused time, a namespace's thread); every method here is synchronous and takes effect at once.
 
+mod answers;
 mod faults;
 mod objects;
 mod server;
@@ -11,18 +12,24 @@ mod state;
 mod tls;
 mod watcher;
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+pub use answers::Answer;
 pub use faults::Faults;
 pub use objects::Pod;
+pub use server::Body;
 pub use state::{Request, Resource};
 
+use self::server::Tls;
 use self::state::Shared;
+use self::tls::Authority;
 
 /// The token that is good at first.
 const FIRST_TOKEN: &str = "kube-api-token-of-the-harness";
@@ -34,10 +41,17 @@ const SERVER_NAME: &str = "kubernetes.default.svc";
 #[derive(Debug)]
 pub struct KubeApi {
     address: SocketAddr,
-    ca_pem: String,
+    authority: Box<Authority>,
+    tls: Tls,
     shared: Arc<Shared>,
     shutdown: CancellationToken,
     thread: Option<JoinHandle<()>>,
+}
+
+/// The same server without sockets, on the runtime and the clock of whoever asks.
+#[derive(Clone, Debug)]
+pub struct InProcess {
+    shared: Arc<Shared>,
 }
 
 // === impl KubeApi ===
@@ -57,12 +71,34 @@ impl KubeApi {
     /// If no certificate or thread can be made.
     pub fn start_on(listener: TcpListener) -> anyhow::Result<Self> {
         let address = listener.local_addr()?;
-        let identity = tls::Identity::generate(address.ip(), SERVER_NAME)?;
+        let authority = Authority::generate()?;
+        let identity = authority.certify(address.ip(), SERVER_NAME)?;
+        let tls = Tls::new(Mutex::new(identity.server_config()?));
         let shared = Arc::new(Shared::new(FIRST_TOKEN));
         let shutdown = CancellationToken::new();
-        let serve = server::prepare(listener, &identity, Arc::clone(&shared), shutdown.clone())?;
+        let serve = server::prepare(listener, Arc::clone(&tls), Arc::clone(&shared), shutdown.clone())?;
         let thread = std::thread::Builder::new().name("kube-api".to_owned()).spawn(serve)?;
-        Ok(Self { address, ca_pem: identity.ca_pem, shared, shutdown, thread: Some(thread) })
+        Ok(Self { address, authority: Box::new(authority), tls, shared, shutdown, thread: Some(thread) })
+    }
+
+    /// Answers from within the process.
+    #[must_use]
+    pub fn in_process(&self) -> InProcess {
+        InProcess { shared: Arc::clone(&self.shared) }
+    }
+
+    /// From now on connections meet a new certificate, of the same authority or of another's.
+    ///
+    /// # Errors
+    /// If none can be made.
+    pub fn renew_certificate(&self, same_authority: bool) -> anyhow::Result<()> {
+        let identity = if same_authority {
+            self.authority.certify(self.address.ip(), SERVER_NAME)?
+        } else {
+            Authority::generate()?.certify(self.address.ip(), SERVER_NAME)?
+        };
+        *self.tls.lock() = identity.server_config()?;
+        Ok(())
     }
 
     /// Where it listens.
@@ -80,7 +116,7 @@ impl KubeApi {
     /// The certificate authority that its certificate is from.
     #[must_use]
     pub fn ca_pem(&self) -> &str {
-        &self.ca_pem
+        &self.authority.pem
     }
 
     /// The bearer token that is good now.
@@ -93,7 +129,7 @@ impl KubeApi {
     #[must_use]
     pub fn kubeconfig(&self) -> String {
         use base64::Engine;
-        let ca = base64::engine::general_purpose::STANDARD.encode(&self.ca_pem);
+        let ca = base64::engine::general_purpose::STANDARD.encode(&self.authority.pem);
         let (url, token) = (self.url(), self.token());
         format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
@@ -137,6 +173,12 @@ impl KubeApi {
         self.shared.state().open_watches
     }
 
+    /// How many connections (in process: requests) were turned away while it was down.
+    #[must_use]
+    pub fn turned_away(&self) -> usize {
+        self.shared.state().turned_away
+    }
+
     /// Every request so far.
     #[must_use]
     pub fn requests(&self) -> Vec<Request> {
@@ -154,6 +196,26 @@ impl KubeApi {
             // The sender lives in `self.shared`: it never closes.
             let _ = changed.changed().await;
         }
+    }
+}
+
+// === impl InProcess ===
+
+impl InProcess {
+    /// The answer to one request of somebody whose token is good.
+    ///
+    /// # Errors
+    /// While the server is down.
+    pub async fn answer<B>(self, request: http::Request<B>) -> io::Result<http::Response<Body>> {
+        if self.shared.state().down {
+            self.shared.change(|state| state.turned_away += 1);
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let token = format!("Bearer {}", self.shared.state().token);
+        let token = http::HeaderValue::try_from(token).map_err(io::Error::other)?;
+        let mut request = request.map(drop);
+        request.headers_mut().insert(http::header::AUTHORIZATION, token);
+        Ok(server::answer(&self.shared, &request).await)
     }
 }
 

@@ -100,6 +100,12 @@ impl RealApi {
         AGENT.to_owned()
     }
 
+    /// The bearer token of the administrator.
+    #[must_use]
+    pub fn admin_token(&self) -> String {
+        ADMIN.to_owned()
+    }
+
     /// A kubeconfig of the agent's user.
     #[must_use]
     pub fn kubeconfig(&self) -> String {
@@ -110,6 +116,48 @@ impl RealApi {
     #[must_use]
     pub fn admin_kubeconfig(&self) -> String {
         self.kubeconfig_with(ADMIN)
+    }
+
+    /// One request with that bearer token; the answer, whatever it is.
+    ///
+    /// # Errors
+    /// When there is no connection, or no answer.
+    pub fn call(&self, token: &str, method: &str, path: &str, body: &str) -> Result<Response> {
+        self.request_as(token, method, path, "application/json", body)
+    }
+
+    /// One request of the administrator that must succeed; its answer.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn admin(&self, method: &str, path: &str, body: &Value) -> Result<Value> {
+        self.send(method, path, "application/json", &body.to_string())
+    }
+
+    /// What the agent's user may do from now on, cluster-wide: resource and verbs.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn grant(&self, rights: &[(&str, &[&str])]) -> Result<()> {
+        let rules: Vec<_> = rights
+            .iter()
+            .map(|(resource, verbs)| json!({"apiGroups": [""], "resources": [resource], "verbs": verbs}))
+            .collect();
+        let patch = json!({"rules": rules}).to_string();
+        let path = "/apis/rbac.authorization.k8s.io/v1/clusterroles/rolegate";
+        self.send("PATCH", path, "application/merge-patch+json", &patch).map(drop)
+    }
+
+    /// A new token of a service account.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn account_token(&self, namespace: &str, name: &str) -> Result<String> {
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");
+        let wanted = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+        let made = self.admin("POST", &path, &wanted)?;
+        let token = made.pointer("/status/token").and_then(Value::as_str).context("a token")?;
+        Ok(token.to_owned())
     }
 
     fn kubeconfig_with(&self, token: &str) -> String {
@@ -208,7 +256,12 @@ impl RealApi {
     }
 
     fn request(&self, method: &str, path: &str, mime: &str, body: &str) -> Result<Response> {
-        request(&self.ns, self.address, &self.tls, method, path, mime, body)
+        self.request_as(ADMIN, method, path, mime, body)
+    }
+
+    fn request_as(&self, token: &str, method: &str, path: &str, mime: &str, body: &str) -> Result<Response> {
+        let call = Call { token, method, path, mime, body };
+        request(&self.ns, self.address, &self.tls, &call)
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
@@ -221,8 +274,8 @@ impl RealApi {
             let tls = Arc::new(tls);
             // It makes the namespace itself, some time after it is ready.
             let ready = ["/readyz", "/api/v1/namespaces/default"].into_iter().all(|path| {
-                request(&ns, address, &tls, "GET", path, "application/json", "")
-                    .is_ok_and(|answer| answer.status == 200)
+                let call = Call { token: ADMIN, method: "GET", path, mime: "application/json", body: "" };
+                request(&ns, address, &tls, &call).is_ok_and(|answer| answer.status == 200)
             });
             found = Some((pem, tls));
             ready
@@ -233,20 +286,21 @@ impl RealApi {
     }
 }
 
-/// One request of the administrator.
-fn request(
-    ns: &NetNs,
-    address: SocketAddr,
-    tls: &Arc<ClientConfig>,
-    method: &str,
-    path: &str,
-    mime: &str,
-    body: &str,
-) -> Result<Response> {
+/// One request.
+struct Call<'a> {
+    token: &'a str,
+    method: &'a str,
+    path: &'a str,
+    mime: &'a str,
+    body: &'a str,
+}
+
+fn request(ns: &NetNs, address: SocketAddr, tls: &Arc<ClientConfig>, call: &Call<'_>) -> Result<Response> {
     let stream = ns.connect(address, TIMEOUT)?;
     let session = ClientConnection::new(Arc::clone(tls), ServerName::from(address.ip()))?;
+    let Call { token, method, path, mime, body } = call;
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {ADMIN}\r\n\
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n\
          Content-Type: {mime}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );

@@ -160,6 +160,7 @@ fn owner(snapshot: &Snapshot, address: &str) -> Option<String> {
     }
 }
 
+/// K26: only pods of the node are asked for, and of namespaces their metadata.
 #[tokio::test]
 async fn pods_of_the_node_alone_and_namespaces_are_listed_in_pages_and_then_watched() {
     let api = api();
@@ -249,6 +250,7 @@ async fn a_watch_that_is_cut_or_breaks_is_resumed_without_a_list_and_misses_noth
     world.stop().await;
 }
 
+/// K25: the deletion that no watch brought is found out by the next list.
 #[tokio::test]
 async fn what_was_deleted_unseen_is_gone_after_410() {
     let mut world = World::start(api());
@@ -261,81 +263,6 @@ async fn what_was_deleted_unseen_is_gone_after_410() {
     let snapshot = world.until_owner("10.1.0.11", "b").await;
     assert_eq!(snapshot.pods().len(), 1);
     assert!(world.restarts("pods", "gone") >= 1.0);
-    world.stop().await;
-}
-
-#[tokio::test]
-async fn half_a_list_changes_nothing() {
-    let api = api();
-    for n in 0..150 {
-        api.apply_pod(&pod(&format!("p{n:03}"), &format!("10.1.0.{n}")));
-    }
-    let mut world = World::start(api);
-    world.synced().await;
-    world.until_watched(Resource::Pods, 1).await;
-    world.api.faults().hold(Resource::Pods);
-    world.api.delete_pod("default", "p149");
-    world.api.apply_pod(&pod("p150", "10.1.0.149"));
-    world.api.faults().fail_lists_after(Resource::Pods, 1, 2, 500);
-    world.api.faults().expire();
-    let replaced = |snapshot: &Arc<Snapshot>| {
-        assert_eq!(snapshot.pods().len(), 150, "whatever is published, no pod is missing from it");
-        owner(snapshot, "10.1.0.149").as_deref() == Some("p150")
-    };
-    world.until("the next whole list", replaced).await;
-    // First page, failed page; failed list; two pages that work: and the two of the start.
-    assert_eq!(world.lists(Resource::Pods), 7);
-    assert_eq!(world.restarts("pods", "failed"), 2.0);
-    world.stop().await;
-}
-
-#[tokio::test]
-async fn a_watch_that_stalls_without_closing_is_replaced() {
-    let mut world = World::start_with(api(), Duration::from_millis(300), |_| {});
-    world.api.faults().bookmark_every(Duration::from_millis(20));
-    world.synced().await;
-    world.until_watched(Resource::Pods, 1).await;
-    world.api.faults().stall_watches();
-    world.api.apply_pod(&pod("a", "10.1.0.11"));
-    world.until_owner("10.1.0.11", "a").await;
-    assert!(world.restarts("pods", "stalled") >= 1.0);
-    world.stop().await;
-}
-
-#[tokio::test]
-async fn while_stale_the_gates_are_closed_and_what_is_known_stays_known() {
-    let mut world = World::start_with(api(), Duration::from_millis(300), |_| {});
-    world.api.faults().bookmark_every(Duration::from_millis(20));
-    world.api.apply_pod(&pod("a", "10.1.0.11"));
-    world.until_owner("10.1.0.11", "a").await;
-    world.synced().await;
-    tokio::time::timeout(PATIENCE, world.gates.wait()).await.expect("ready");
-    world.api.faults().down(true);
-    for (gate, wanted) in [("pods", "pods stale: no event"), ("namespaces", "namespaces stale: no event")] {
-        world.until_gate(gate, |reason| reason.starts_with(wanted) && reason.contains("(cannot ")).await;
-    }
-    assert_eq!(owner(&world.snapshots.borrow(), "10.1.0.11").as_deref(), Some("a"));
-    assert!(world.metric("rolegate_kubernetes_last_event_age_seconds", &[("resource", "pods")]) >= 0.3);
-    world.api.faults().down(false);
-    tokio::time::timeout(PATIENCE, world.gates.wait()).await.expect("ready again by itself");
-    world.stop().await;
-}
-
-#[tokio::test]
-async fn bookmarks_alone_keep_a_quiet_watch_alive() {
-    let mut world = World::start_with(api(), Duration::from_secs(2), |_| {});
-    world.api.faults().bookmark_every(Duration::from_millis(100));
-    world.synced().await;
-    world.until_watched(Resource::Pods, 1).await;
-    // The pod is what tells that more time than the limit has passed.
-    world.api.faults().delay_events(Resource::Pods, Duration::from_secs(3));
-    world.api.apply_pod(&pod("a", "10.1.0.11"));
-    world.until_owner("10.1.0.11", "a").await;
-    assert!(
-        world.metric("rolegate_kubernetes_events_total", &[("resource", "pods"), ("kind", "bookmark")]) > 5.0
-    );
-    assert_eq!(world.restarts("pods", "stalled"), 0.0);
-    assert_eq!(world.lists(Resource::Pods), 1);
     world.stop().await;
 }
 
@@ -375,6 +302,23 @@ async fn a_token_that_is_no_longer_good_is_said_and_a_new_one_is_read() {
     world.stop().await;
 }
 
+/// A kubeconfig that names another server is read when the first one has been silent for the limit, and what only that
+/// one knew is forgotten.
+#[tokio::test]
+async fn a_server_at_another_address_is_followed_once_the_first_is_silent() {
+    let first = api();
+    first.apply_pod(&pod("a", "10.1.0.11"));
+    let mut world = World::start_with(first, Duration::from_millis(300), |_| {});
+    world.until_owner("10.1.0.11", "a").await;
+    let second = api();
+    second.apply_pod(&pod("b", "10.1.0.12"));
+    std::fs::write(&world.kubeconfig, second.kubeconfig()).unwrap();
+    world.api.faults().down(true);
+    let snapshot = world.until_owner("10.1.0.12", "b").await;
+    assert_eq!(snapshot.pods().len(), 1);
+    world.stop().await;
+}
+
 #[tokio::test]
 async fn by_address_and_token_the_certificate_is_checked_unless_told_otherwise() {
     for insecure in [true, false] {
@@ -406,6 +350,7 @@ async fn every_resync_period_there_is_a_new_list() {
     world.stop().await;
 }
 
+/// K12: what waits for the API server waits in the background, and for ever.
 #[tokio::test]
 async fn started_while_the_api_server_is_down_it_comes_up_by_itself() {
     let api = api();
@@ -463,6 +408,7 @@ async fn a_request_of_an_unknown_address_is_answered_when_the_watch_brings_the_p
     world.stop().await;
 }
 
+/// K26: whatever an object carries, what is kept of it is a few fields.
 #[tokio::test]
 async fn of_an_object_nothing_but_its_facts_is_kept() {
     let api = api();

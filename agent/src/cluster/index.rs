@@ -214,6 +214,7 @@ fn owners(pods: &Pods) -> HashMap<PodIp, Owner> {
     for owner in owners.values_mut() {
         settle(owner);
     }
+    owners.retain(|_, owner| !matches!(owner, Owner::Pod(pod) if pod.unreadable));
     owners
 }
 

@@ -19,6 +19,8 @@ pub struct PodRecord {
     pub deleting: bool,
     /// `spec.hostNetwork`: never owns an address.
     pub host_network: bool,
+    /// What the API server shows of it cannot be read: it claims its addresses, and gets nothing.
+    pub unreadable: bool,
 }
 
 /// Who an address belongs to.

@@ -24,6 +24,7 @@ pub(crate) fn mk_pod(uid: &str, name: &str, ips: &[&str]) -> PodRecord {
         terminal: false,
         deleting: false,
         host_network: false,
+        unreadable: false,
     }
 }
 

@@ -1,14 +1,16 @@
 //! Pods of this node and namespaces, listed and watched, folded into one published snapshot.
 //!
-//! The list-and-watch loop is our own, on kube's `Api`: kube's `watcher` swallows bookmarks, and without
+//! The list-and-watch loop is our own, on kube's `Client`: kube's `watcher` swallows bookmarks, and without
 //! them a watch that has stalled cannot be told from a quiet cluster.
 
+mod api;
 mod backoff;
 mod client;
 mod error;
 mod freshness;
 mod metrics;
 mod node;
+mod object;
 mod project;
 mod publisher;
 mod reflector;
@@ -23,11 +25,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use project::project_namespace;
 
+use self::client::Connector;
 use self::freshness::Freshness;
 use self::metrics::Metrics;
 use self::publisher::Publisher;
 use self::reflector::Reflector;
-use self::resource::{Namespaces, Pods, Resource};
+use self::resource::Resource;
 use super::snapshot::Snapshot;
 use crate::config::{AnnotationKeys, Kubernetes, NodeSelection};
 use crate::metrics::Registry;
@@ -50,6 +53,7 @@ pub struct WatchGates {
 #[derive(Debug)]
 pub struct Watch {
     config: Kubernetes,
+    connector: Connector,
     keys: AnnotationKeys,
     gates: WatchGates,
     stall_limit: Duration,
@@ -80,6 +84,7 @@ impl Watch {
             NodeSelection::ByHostIp(_) => None,
         };
         let watch = Self {
+            connector: Connector::Config(config.clone()),
             config,
             keys,
             gates,
@@ -99,6 +104,12 @@ impl Watch {
         Self { stall_limit: limit, ..self }
     }
 
+    /// Talks through `client`, whatever is configured.
+    #[must_use]
+    pub fn with_client(self, client: kube::Client) -> Self {
+        Self { connector: Connector::Client(client), ..self }
+    }
+
     /// The node's name: at once where it was configured, else once it is found.
     #[must_use]
     pub fn node(&self) -> watch::Receiver<Option<String>> {
@@ -110,7 +121,7 @@ impl Watch {
         let work = async {
             tokio::join!(
                 self.watch_pods(),
-                self.reflector::<Namespaces>(&self.namespaces, None).run(),
+                self.reflector(Resource::Namespaces, &self.namespaces, None).run(),
                 self.pods.keep_gate(&self.gates.pods, Resource::Pods, self.stall_limit),
                 self.namespaces.keep_gate(&self.gates.namespaces, Resource::Namespaces, self.stall_limit),
             )
@@ -126,27 +137,31 @@ impl Watch {
         let node = match &self.config.node {
             NodeSelection::Name(name) => name.clone(),
             NodeSelection::ByHostIp(address) => {
-                let node = node::find(&self.config, *address, &self.pods).await;
+                let node = node::find(&self.connector, *address, &self.pods).await;
                 self.node.send_replace(Some(node.clone()));
                 node
             }
         };
-        self.reflector::<Pods>(&self.pods, Some(format!("spec.nodeName={node}"))).run().await
+        let fields = format!("spec.nodeName={node}");
+        self.reflector(Resource::Pods, &self.pods, Some(fields)).run().await
     }
 
-    fn reflector<'a, W: resource::Watched>(
+    fn reflector<'a>(
         &'a self,
+        resource: Resource,
         freshness: &'a Freshness,
         fields: Option<String>,
-    ) -> Reflector<'a, W> {
-        Reflector::new(reflector::Parts {
-            config: &self.config,
+    ) -> Reflector<'a> {
+        Reflector {
+            resource,
+            connector: &self.connector,
+            resync: self.config.resync,
             keys: &self.keys,
             fields,
             stall_limit: self.stall_limit,
             freshness,
             publisher: &self.publisher,
-            metrics: self.metrics.of(W::RESOURCE),
-        })
+            metrics: self.metrics.of(resource),
+        }
     }
 }

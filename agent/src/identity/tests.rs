@@ -52,6 +52,7 @@ fn ip(text: &str) -> PodIp {
     text.parse().unwrap()
 }
 
+/// P19: pod and namespace of a caller are of one snapshot.
 #[tokio::test(start_paused = true)]
 async fn a_known_address_is_its_pod_in_no_time_and_of_one_snapshot() {
     let mut world = World::synced();
@@ -64,6 +65,38 @@ async fn a_known_address_is_its_pod_in_no_time_and_of_one_snapshot() {
     let caller = world.identity.identify(ip("10.1.0.11"), start).await.unwrap();
     assert!(Arc::ptr_eq(caller.snapshot.namespace("default").unwrap(), &caller.namespace));
     assert!(Arc::ptr_eq(caller.snapshot.pod(&caller.pod.facts.uid).unwrap(), &caller.pod));
+}
+
+/// P19: however often both change while it is asked, no caller has the pod of one instant and the namespace of
+/// another.
+#[test]
+fn pod_and_namespace_are_never_of_different_instants() {
+    let mut world = World::synced();
+    let (identity, last) = (world.identity.clone(), 20_000);
+    let mut instant = |n: u32| {
+        let mut pod = mk_pod("u1", "a", &["10.1.0.11"]);
+        pod.facts.role = Some(Arc::from(n.to_string()));
+        let namespace = mk_namespace("default", Some(&n.to_string()));
+        world.apply([Event::PodApply(pod), Event::NamespaceApply(namespace)]);
+    };
+    instant(0);
+    let (begun, begins) = std::sync::mpsc::channel();
+    let asking = std::thread::spawn(move || {
+        let (mut seen, mut role) = (HashSet::new(), String::new());
+        while role != last.to_string() {
+            let caller = identity.look_up(ip("10.1.0.11")).unwrap();
+            assert_eq!(caller.pod.facts.role, caller.namespace.allowed_roles);
+            role = caller.pod.facts.role.as_deref().unwrap().to_owned();
+            seen.insert(role.clone());
+            let _ = begun.send(());
+        }
+        seen.len()
+    });
+    begins.recv().unwrap();
+    for n in 1..=last {
+        instant(n);
+    }
+    assert!(asking.join().unwrap() > 1);
 }
 
 #[tokio::test(start_paused = true)]

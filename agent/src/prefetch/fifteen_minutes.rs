@@ -187,7 +187,14 @@ fn replica(uid: &str) -> PodRecord {
         role: Some("MyPodRole".into()),
         external_id: None,
     };
-    PodRecord { facts, ips: Vec::new(), terminal: false, deleting: false, host_network: false }
+    PodRecord {
+        facts,
+        ips: Vec::new(),
+        terminal: false,
+        deleting: false,
+        host_network: false,
+        unreadable: false,
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,6 +27,7 @@ pub(crate) fn pod(n: usize, role: &str) -> PodRecord {
         terminal: false,
         deleting: false,
         host_network: false,
+        unreadable: false,
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
+use super::answers::Answer;
 use super::state::{FailingLists, Resource, Shared};
 
 /// Switches of one server. Each takes effect at once.
@@ -24,8 +27,35 @@ impl<'a> Faults<'a> {
 
     /// The same, but the next `after` lists (or pages) still work.
     pub fn fail_lists_after(&self, resource: Resource, after: usize, count: usize, status: u16) {
-        let failing = FailingLists { after, count, status };
+        self.answer_lists_after(resource, after, count, Answer::Status(status));
+    }
+
+    /// In place of the next `count` lists (or pages) of `resource`, after `after` that work, comes `answer`.
+    pub fn answer_lists_after(&self, resource: Resource, after: usize, count: usize, answer: Answer) {
+        let failing = FailingLists { after, count, answer: Some(answer) };
         self.shared.change(|state| state.of_mut(resource).failing_lists = failing);
+    }
+
+    /// In place of the next `count` watches of `resource` comes `answer`.
+    pub fn answer_watches(&self, resource: Resource, count: usize, answer: Answer) {
+        let failing = FailingLists { after: 0, count, answer: Some(answer) };
+        self.shared.change(|state| state.of_mut(resource).failing_watches = failing);
+    }
+
+    /// Open watches of `resource` bring this line.
+    pub fn say(&self, resource: Resource, line: &str) {
+        self.shared.change(|state| state.of_mut(resource).lines.push(line.to_owned()));
+    }
+
+    /// There is an object (`namespace/name` of a pod, `name` of a namespace) such as no API server makes.
+    pub fn put(&self, resource: Resource, key: &str, object: Value) {
+        self.shared.change(|state| state.apply_object(resource, key, object));
+    }
+
+    /// Another server takes over, with the same objects: connections break, versions begin at 1. As with the real
+    /// one, a watch from a version that it has not come to yet brings nothing, not even bookmarks.
+    pub fn restart(&self) {
+        self.shared.change(|state| state.restart());
     }
 
     /// Answers to lists of `resource` come so much later.

@@ -9,25 +9,31 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use http::{Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use rustls::ServerConfig;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::answers::Answer;
 use super::objects::{partial, status};
 use super::state::{Request, Resource, Rest, Shared, State};
-use super::tls::Identity;
 use super::watcher::{Wanted, Watcher};
 
-type Body = UnsyncBoxBody<Bytes, io::Error>;
+/// The body of an answer.
+pub type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// What new connections are accepted with.
+pub(super) type Tls = Arc<Mutex<Arc<ServerConfig>>>;
 
 /// `a=b,c!=d` on the fields that the real server indexes.
 #[derive(Clone, Debug, Default)]
@@ -36,23 +42,22 @@ pub(super) struct Selector(Vec<(String, bool, String)>);
 /// Everything that can fail before the thread starts; what it returns is the thread's body.
 pub(super) fn prepare(
     listener: TcpListener,
-    identity: &Identity,
+    tls: Tls,
     shared: Arc<Shared>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<impl FnOnce() + Send + 'static> {
     listener.set_nonblocking(true)?;
-    let acceptor = TlsAcceptor::from(identity.server_config()?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
         let _entered = runtime.enter();
         tokio::net::TcpListener::from_std(listener)?
     };
-    Ok(move || runtime.block_on(accept(listener, acceptor, shared, shutdown)))
+    Ok(move || runtime.block_on(accept(listener, tls, shared, shutdown)))
 }
 
 async fn accept(
     listener: tokio::net::TcpListener,
-    acceptor: TlsAcceptor,
+    tls: Tls,
     shared: Arc<Shared>,
     shutdown: CancellationToken,
 ) {
@@ -63,7 +68,11 @@ async fn accept(
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let (acceptor, shared, shutdown) = (acceptor.clone(), Arc::clone(&shared), shutdown.clone());
+        let acceptor = TlsAcceptor::from(Arc::clone(&tls.lock()));
+        let (shared, shutdown) = (Arc::clone(&shared), shutdown.clone());
+        if shared.state().down {
+            shared.change(|state| state.turned_away += 1);
+        }
         connections.spawn(async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
@@ -91,14 +100,15 @@ async fn until_down(shared: &Shared) {
 async fn serve(socket: tokio::net::TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
     // A client that does not trust us, or left: its own affair.
     let Ok(tls) = acceptor.accept(socket).await else { return };
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: http::Request<Incoming>| {
         let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(answer(&shared, &request).await) }
+        async move { Ok::<_, Infallible>(answer(&shared, &request.map(drop)).await) }
     });
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), service).await;
 }
 
-async fn answer(shared: &Arc<Shared>, request: &http::Request<Incoming>) -> Response<Body> {
+/// The answer to one request.
+pub(super) async fn answer(shared: &Arc<Shared>, request: &http::Request<()>) -> Response<Body> {
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut record = Request {
         method: request.method().to_string(),
@@ -106,6 +116,7 @@ async fn answer(shared: &Arc<Shared>, request: &http::Request<Incoming>) -> Resp
         query: query(request.uri().query().unwrap_or_default()),
         accept: header(ACCEPT).to_owned(),
         status: 0,
+        at: Instant::now(),
     };
     let response = match route(shared, &record, header(AUTHORIZATION)).await {
         Ok(response) => response,
@@ -146,14 +157,24 @@ async fn route(
     }
     let selector = Selector::parse(request.query.get("fieldSelector").map_or("", String::as_str))?;
     let metadata_only = request.accept.contains("as=PartialObjectMetadata");
+    let failing = shared.change(|state| {
+        let collection = state.of_mut(resource);
+        if watch { collection.failing_watches.next() } else { collection.failing_lists.next() }
+    });
     if watch {
+        if let Some(answer) = failing {
+            return other(answer, &json!({}));
+        }
         let wanted = wanted(request, resource, selector, metadata_only)?;
         return Ok(watching(Watcher::open(Arc::clone(shared), wanted)));
     }
     let delay = shared.state().of(resource).list_delay;
     tokio::time::sleep(delay).await;
     let list = shared.change(|state| list(state, request, resource, &selector, metadata_only))?;
-    Ok(json_response(StatusCode::OK, &list))
+    match failing {
+        Some(answer) => other(answer, &list),
+        None => Ok(json_response(StatusCode::OK, &list)),
+    }
 }
 
 fn wanted(
@@ -183,9 +204,6 @@ fn list(
     selector: &Selector,
     metadata_only: bool,
 ) -> Result<Value, Value> {
-    if let Some(code) = state.of_mut(resource).failing_lists.next() {
-        return Err(status(code, "InternalError", "this list was told to fail"));
-    }
     let Rest { version, mut items } = match request.query.get("continue") {
         Some(token) => state
             .rests
@@ -221,7 +239,45 @@ fn watching(watcher: Watcher) -> Response<Body> {
         let line = watcher.next().await?;
         Some((line.map(Frame::data), watcher))
     });
-    let mut response = Response::new(StreamBody::new(lines).boxed_unsync());
+    streaming(lines)
+}
+
+/// What comes in place of `list`.
+fn other(answer: Answer, list: &Value) -> Result<Response<Body>, Value> {
+    let text = list.to_string();
+    match answer {
+        Answer::Status(code) => Err(status(code, "InternalError", "this request was told to fail")),
+        Answer::Page { status, content_type, retry_after, body } => {
+            let body = Full::new(Bytes::from(body)).map_err(|never| match never {});
+            let mut response = Response::new(body.boxed_unsync());
+            *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+            if let Some(seconds) = retry_after {
+                headers.insert(RETRY_AFTER, seconds.into());
+            }
+            Ok(response)
+        }
+        Answer::Cut => {
+            let half = Bytes::copy_from_slice(&text.as_bytes()[..text.len() / 2]);
+            let cut = io::Error::from(io::ErrorKind::ConnectionReset);
+            Ok(streaming(stream::iter([Ok(Frame::data(half)), Err(cut)])))
+        }
+        Answer::Trickle(pause) => {
+            let pieces: Vec<Bytes> = text.as_bytes().chunks(8).map(Bytes::copy_from_slice).collect();
+            Ok(streaming(stream::unfold(pieces.into_iter(), move |mut pieces| async move {
+                let piece = pieces.next()?;
+                tokio::time::sleep(pause).await;
+                Some((Ok(Frame::data(piece)), pieces))
+            })))
+        }
+    }
+}
+
+fn streaming(
+    frames: impl futures::Stream<Item = io::Result<Frame<Bytes>>> + Send + 'static,
+) -> Response<Body> {
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     response
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::answers::Answer;
 use super::objects::{Pod, namespace};
 
 /// The real one sends a bookmark a minute; a test has less time.
@@ -37,6 +38,8 @@ pub struct Request {
     pub accept: String,
     /// What it was answered with.
     pub status: u16,
+    /// When it came.
+    pub at: Instant,
 }
 
 /// The state, and who waits for its changes.
@@ -73,14 +76,14 @@ pub(super) struct Rest {
 }
 
 /// Lists that are to fail.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct FailingLists {
     /// So many work before.
     pub(super) after: usize,
     /// So many fail then.
     pub(super) count: usize,
-    /// With this status.
-    pub(super) status: u16,
+    /// With this.
+    pub(super) answer: Option<Answer>,
 }
 
 /// One resource.
@@ -93,6 +96,9 @@ pub(super) struct Collection {
     pub(super) event_delay: Duration,
     pub(super) list_delay: Duration,
     pub(super) failing_lists: FailingLists,
+    pub(super) failing_watches: FailingLists,
+    /// Lines that watches bring, whatever happened.
+    pub(super) lines: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -112,6 +118,8 @@ pub(super) struct State {
     pub(super) bookmark_every: Duration,
     pub(super) open_watches: usize,
     pub(super) requests: Vec<Request>,
+    /// Connections closed (or requests refused) while down.
+    pub(super) turned_away: usize,
 }
 
 // === impl Resource ===
@@ -164,14 +172,14 @@ impl Request {
 // === impl FailingLists ===
 
 impl FailingLists {
-    /// Counts one list; the status if it is to fail.
-    pub(super) fn next(&mut self) -> Option<u16> {
+    /// Counts one list; what comes in its place if it is to fail.
+    pub(super) fn next(&mut self) -> Option<Answer> {
         if self.after > 0 {
             self.after -= 1;
             return None;
         }
         self.count = self.count.checked_sub(1)?;
-        Some(self.status)
+        self.answer.clone()
     }
 }
 
@@ -195,6 +203,7 @@ impl Shared {
             bookmark_every: BOOKMARK_EVERY,
             open_watches: 0,
             requests: Vec::new(),
+            turned_away: 0,
         };
         Self { state: Mutex::new(state), changed: watch::Sender::new(0) }
     }
@@ -253,6 +262,23 @@ impl State {
         let version = self.next_version();
         let object = namespace(name, &uid, version, annotations);
         self.record(Resource::Namespaces, name.to_owned(), Some(object));
+    }
+
+    pub(super) fn apply_object(&mut self, resource: Resource, key: &str, mut object: Value) {
+        let version = self.next_version();
+        if object["metadata"].is_object() {
+            object["metadata"]["resourceVersion"] = version.to_string().into();
+        }
+        self.record(resource, key.to_owned(), Some(object));
+    }
+
+    /// The same objects on another server, whose history begins anew.
+    pub(super) fn restart(&mut self) {
+        (self.version, self.oldest) = (1, 0);
+        self.rests.clear();
+        self.pods.history.clear();
+        self.namespaces.history.clear();
+        self.epochs.broken += 1;
     }
 
     pub(super) fn delete(&mut self, resource: Resource, key: &str) -> bool {

@@ -1,5 +1,6 @@
 //! A certificate authority and a server certificate, made for one run.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,35 +11,52 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
+/// An authority of its own.
+pub(super) struct Authority {
+    pub(super) pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
 /// Who the server is.
 pub(super) struct Identity {
-    pub(super) ca_pem: String,
     certificate: CertificateDer<'static>,
     key: Vec<u8>,
 }
 
-// === impl Identity ===
+// === impl Authority ===
 
-impl Identity {
-    /// A certificate for `address` and `name`, from an authority of its own.
-    pub(super) fn generate(address: IpAddr, name: &str) -> anyhow::Result<Self> {
+impl Authority {
+    pub(super) fn generate() -> anyhow::Result<Self> {
         let mut ca = CertificateParams::default();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         ca.distinguished_name.push(DnType::CommonName, "test cluster CA");
         let ca_key = KeyPair::generate()?;
-        let ca_pem = ca.self_signed(&ca_key)?.pem();
-        let issuer = Issuer::new(ca, ca_key);
+        let pem = ca.self_signed(&ca_key)?.pem();
+        Ok(Self { pem, issuer: Issuer::new(ca, ca_key) })
+    }
 
+    /// A new certificate for `address` and `name`.
+    pub(super) fn certify(&self, address: IpAddr, name: &str) -> anyhow::Result<Identity> {
         let mut server = CertificateParams::new(vec![name.to_owned(), "localhost".to_owned()])?;
         server.subject_alt_names.push(SanType::IpAddress(address));
         server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         server.distinguished_name.push(DnType::CommonName, "kube-apiserver");
         let key = KeyPair::generate()?;
-        let certificate = server.signed_by(&key, &issuer)?.der().clone();
-        Ok(Self { ca_pem, certificate, key: key.serialize_der() })
+        let certificate = server.signed_by(&key, &self.issuer)?.der().clone();
+        Ok(Identity { certificate, key: key.serialize_der() })
     }
+}
 
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Authority")
+    }
+}
+
+// === impl Identity ===
+
+impl Identity {
     /// What rustls serves with.
     pub(super) fn server_config(&self) -> anyhow::Result<Arc<ServerConfig>> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -13,6 +13,9 @@ use super::objects::{partial, status};
 use super::server::Selector;
 use super::state::{Epochs, Resource, Shared, State};
 
+/// So long before its timeout the real server sends a watch its last bookmark.
+const LAST_BOOKMARK: Duration = Duration::from_secs(2);
+
 /// What a watch request asked for.
 pub(super) struct Wanted {
     pub(super) resource: Resource,
@@ -31,6 +34,8 @@ pub(super) struct Watcher {
     /// Everything up to this version was sent.
     position: u64,
     opened: Epochs,
+    /// So many of the lines that tests say were brought, or came before.
+    lines: usize,
     last_sent: Instant,
     ended: bool,
 }
@@ -47,6 +52,7 @@ enum Next {
 /// What to do next.
 enum Step {
     Send(Value),
+    Say(String),
     SendLast(Value),
     End,
     Break,
@@ -58,12 +64,12 @@ enum Step {
 impl Watcher {
     pub(super) fn open(shared: Arc<Shared>, wanted: Wanted) -> Self {
         let changed = shared.subscribe();
-        let opened = shared.change(|state| {
+        let (opened, lines) = shared.change(|state| {
             state.open_watches += 1;
-            state.epochs
+            (state.epochs, state.of(wanted.resource).lines.len())
         });
         let position = wanted.from;
-        Self { shared, changed, wanted, position, opened, last_sent: Instant::now(), ended: false }
+        Self { shared, changed, wanted, position, opened, lines, last_sent: Instant::now(), ended: false }
     }
 
     /// The next line; `None` at the end; an error breaks the connection.
@@ -74,6 +80,7 @@ impl Watcher {
             let step = if self.ended { Step::End } else { self.step(&shared.state(), Instant::now()) };
             match step {
                 Step::Send(event) => return Some(Ok(self.line(&event))),
+                Step::Say(line) => return Some(Ok(Bytes::from(line + "\n"))),
                 Step::SendLast(event) => {
                     self.ended = true;
                     return Some(Ok(self.line(&event)));
@@ -97,7 +104,7 @@ impl Watcher {
     }
 
     fn step(&mut self, state: &State, now: Instant) -> Step {
-        if state.epochs.broken > self.opened.broken {
+        if state.down || state.epochs.broken > self.opened.broken {
             return Step::Break;
         }
         if state.epochs.cut > self.opened.cut {
@@ -112,6 +119,10 @@ impl Watcher {
         }
         if now >= self.wanted.deadline {
             return Step::End;
+        }
+        if let Some(line) = state.of(self.wanted.resource).lines.get(self.lines) {
+            self.lines += 1;
+            return Step::Say(line.clone());
         }
         match self.next_change(state, now) {
             Next::Event(event) => Step::Send(event),
@@ -156,13 +167,20 @@ impl Watcher {
         Next::Nothing
     }
 
+    /// Shortly before its end a watch gets a last bookmark; it may have had it.
+    fn last_bookmark(&self) -> Instant {
+        let last = self.wanted.deadline - LAST_BOOKMARK;
+        if self.last_sent >= last { self.wanted.deadline } else { last }
+    }
+
     /// A bookmark at the position if one is due, else a wait until then or `wake`.
     fn bookmark(&mut self, state: &State, now: Instant, wake: Instant) -> Step {
-        if !self.wanted.bookmarks {
+        // Nothing below the version that was asked for is ever shown, bookmarks neither.
+        if !self.wanted.bookmarks || self.wanted.from > state.version {
             return Step::Wait(wake);
         }
         let asked = state.epochs.bookmark > self.opened.bookmark;
-        let due = self.last_sent + state.bookmark_every;
+        let due = (self.last_sent + state.bookmark_every).min(self.last_bookmark());
         if !asked && due > now {
             return Step::Wait(due.min(wake));
         }

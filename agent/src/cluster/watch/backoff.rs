@@ -28,16 +28,17 @@ impl Backoff {
         *self = Self::new();
     }
 
-    /// The delay after a failure.
-    pub(super) fn after_failure(&mut self) -> Duration {
+    /// The delay after a failure; not less than what the API server asks for.
+    pub(super) fn after_failure(&mut self, retry_after: Option<Duration>) -> Duration {
         let delay = self.next;
         self.next = (delay * 2).min(LONGEST);
-        delay.mul_f64(0.5 + random() / 2.0)
+        let delay = delay.mul_f64(0.5 + random() / 2.0);
+        retry_after.map_or(delay, |least| delay.max(jittered(least)))
     }
 
     /// The delay after an orderly end: none, unless nothing has worked since the last one.
     pub(super) fn after_end(&mut self) -> Duration {
-        if std::mem::take(&mut self.free) { Duration::ZERO } else { self.after_failure() }
+        if std::mem::take(&mut self.free) { Duration::ZERO } else { self.after_failure(None) }
     }
 }
 
@@ -61,12 +62,12 @@ mod tests {
         let mut backoff = Backoff::new();
         let mut expected = FIRST;
         for _ in 0..10 {
-            let delay = backoff.after_failure();
+            let delay = backoff.after_failure(None);
             assert!(delay >= expected / 2 && delay <= expected, "{delay:?} of {expected:?}");
             expected = (expected * 2).min(LONGEST);
         }
         backoff.reset();
-        assert!(backoff.after_failure() <= FIRST);
+        assert!(backoff.after_failure(None) <= FIRST);
     }
 
     #[test]
@@ -74,6 +75,17 @@ mod tests {
         let mut backoff = Backoff::new();
         assert_eq!(backoff.after_end(), Duration::ZERO);
         assert!(backoff.after_end() >= FIRST / 2);
+    }
+
+    #[test]
+    fn what_the_api_server_asks_for_is_waited_for_and_the_pace_slows_down_all_the_same() {
+        let mut backoff = Backoff::new();
+        for _ in 0..10 {
+            let least = Duration::from_secs(40);
+            let delay = backoff.after_failure(Some(least));
+            assert!(delay >= least && delay <= least.mul_f64(1.1), "{delay:?}");
+        }
+        assert!(backoff.after_failure(Some(Duration::from_secs(1))) >= LONGEST / 2);
     }
 
     #[test]

@@ -1,14 +1,44 @@
 //! A client of the API server, from configuration.
 
+use std::fmt;
+
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
 use super::error::{WatchError, chain};
 use crate::config::{ApiSource, Kubernetes};
 
-/// A new client, reading token, certificates and kubeconfig afresh. It retries nothing by itself and
-/// takes no proxy from the environment.
-pub(super) async fn connect(config: &Kubernetes) -> Result<Client, WatchError> {
+/// Where clients come from.
+pub(super) enum Connector {
+    /// From configuration.
+    Config(Kubernetes),
+    /// One that is there already.
+    Client(Client),
+}
+
+// === impl Connector ===
+
+impl Connector {
+    /// A new client, reading token, certificates and kubeconfig afresh. It retries nothing by itself and
+    /// takes no proxy from the environment.
+    pub(super) async fn connect(&self) -> Result<Client, WatchError> {
+        match self {
+            Self::Config(config) => connect(config).await,
+            Self::Client(client) => Ok(client.clone()),
+        }
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(config) => f.debug_tuple("Config").field(config).finish(),
+            Self::Client(_) => f.write_str("Client"),
+        }
+    }
+}
+
+async fn connect(config: &Kubernetes) -> Result<Client, WatchError> {
     let mut api = match &config.api {
         ApiSource::InCluster => Config::incluster().map_err(|error| WatchError::Config(chain(&error)))?,
         ApiSource::Kubeconfig(path) => {

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::resource::Resource;
 
@@ -49,6 +50,22 @@ pub(super) enum WatchError {
         resource: Resource,
         /// Status and message, or the error of the connection.
         text: String,
+        /// The API server asks not to be asked again before.
+        retry_after: Option<Duration>,
+    },
+    /// More than is ever taken at once.
+    #[error("an answer about {resource} is larger than {bytes} bytes")]
+    TooLarge {
+        /// `pods` or `namespaces`.
+        resource: Resource,
+        /// The limit.
+        bytes: usize,
+    },
+    /// A line of a watch that is no event.
+    #[error("a watch of {resource} brought what is no event")]
+    Unreadable {
+        /// `pods` or `namespaces`.
+        resource: Resource,
     },
     /// No answer in time.
     #[error("cannot {verb} {resource}: no answer within {seconds} s")]
@@ -74,22 +91,32 @@ pub(super) enum WatchError {
 // === impl WatchError ===
 
 impl WatchError {
-    /// Sorts what kube says by who has to act.
-    pub(super) fn of(verb: &'static str, resource: Resource, error: &kube::Error) -> Self {
-        match error {
-            kube::Error::Api(status) => Self::of_status(verb, resource, status),
-            other => Self::Failed { verb, resource, text: chain(other) },
+    /// Something that time may mend.
+    pub(super) fn failed(verb: &'static str, resource: Resource, text: String) -> Self {
+        Self::Failed { verb, resource, text, retry_after: None }
+    }
+
+    /// Sorts a status that the API server sent by who has to act.
+    pub(super) fn of_status(verb: &'static str, resource: Resource, code: u16, message: String) -> Self {
+        match code {
+            401 => Self::Unauthorized { verb, resource },
+            403 => Self::Forbidden { verb, resource, message },
+            410 => Self::Gone { verb, resource },
+            code => Self::failed(verb, resource, format!("{code} {message}")),
         }
     }
 
-    /// Sorts a status that the API server sent.
-    pub(super) fn of_status(verb: &'static str, resource: Resource, status: &kube::core::Status) -> Self {
-        match status.code {
-            401 => Self::Unauthorized { verb, resource },
-            403 => Self::Forbidden { verb, resource, message: status.message.clone() },
-            410 => Self::Gone { verb, resource },
-            code => Self::Failed { verb, resource, text: format!("{code} {}", status.message) },
+    /// The same, not to be tried again before `wait` has passed.
+    pub(super) fn after(mut self, wait: Option<Duration>) -> Self {
+        if let Self::Failed { retry_after, .. } = &mut self {
+            *retry_after = wait;
         }
+        self
+    }
+
+    /// How long the API server asks to be left alone.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        if let Self::Failed { retry_after, .. } = self { *retry_after } else { None }
     }
 
     /// Time does not mend it: readiness says so even while what is known is fresh.
@@ -100,7 +127,11 @@ impl WatchError {
             | Self::Unauthorized { .. }
             | Self::NodeNotFound(_)
             | Self::NodeAmbiguous(..) => true,
-            Self::Gone { .. } | Self::Failed { .. } | Self::Timeout { .. } => false,
+            Self::Gone { .. }
+            | Self::Failed { .. }
+            | Self::TooLarge { .. }
+            | Self::Unreadable { .. }
+            | Self::Timeout { .. } => false,
         }
     }
 }

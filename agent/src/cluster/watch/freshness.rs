@@ -91,15 +91,26 @@ impl State {
                 |trouble| trouble.text.clone(),
             ));
         };
-        if now.saturating_duration_since(heard) >= limit {
-            let seconds = limit.as_secs_f64();
+        let age = now.saturating_duration_since(heard);
+        if age >= limit {
             let cause = trouble.map(|trouble| format!(" ({})", trouble.text)).unwrap_or_default();
-            return Err(format!("{resource} stale: no event and no bookmark for {seconds} s{cause}"));
+            let (age, limit) = (roughly(age), limit.as_secs_f64());
+            return Err(format!(
+                "{resource} stale: no event and no bookmark for {age}, {limit} s are allowed{cause}"
+            ));
         }
         match trouble {
             Some(trouble) if trouble.needs_operator => Err(trouble.text.clone()),
             _ => Ok(()),
         }
+    }
+}
+
+/// An age that changes once a minute at most after the first two: each change of a gate is a line of the log.
+fn roughly(age: Duration) -> String {
+    match age.as_secs() {
+        seconds @ ..120 => format!("{seconds} s"),
+        seconds => format!("{} min", seconds / 60),
     }
 }
 
@@ -125,7 +136,7 @@ mod tests {
     }
 
     fn refused() -> WatchError {
-        WatchError::Failed { verb: "watch", resource: Resource::Pods, text: "connection refused".into() }
+        WatchError::failed("watch", Resource::Pods, "connection refused".into())
     }
 
     #[tokio::test(start_paused = true)]
@@ -143,7 +154,7 @@ mod tests {
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(
             shown(&freshness, &gates, &gate).await,
-            Err("pods stale: no event and no bookmark for 75 s".into())
+            Err("pods stale: no event and no bookmark for 75 s, 75 s are allowed".into())
         );
         freshness.heard();
         assert_eq!(shown(&freshness, &gates, &gate).await, Ok(()));
@@ -180,6 +191,12 @@ mod tests {
         tokio::time::advance(LIMIT).await;
         let reason = shown(&freshness, &gates, &gate).await.unwrap_err();
         assert!(reason.ends_with("(cannot watch pods: connection refused)"), "{reason}");
+        tokio::time::advance(2 * LIMIT).await;
+        let reason = shown(&freshness, &gates, &gate).await.unwrap_err();
+        assert!(
+            reason.starts_with("pods stale: no event and no bookmark for 3 min, 75 s are allowed"),
+            "{reason}"
+        );
         freshness.heard();
         freshness.trouble(&forbidden("watch"));
         assert!(shown(&freshness, &gates, &gate).await.is_err());

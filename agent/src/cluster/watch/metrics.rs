@@ -53,6 +53,8 @@ pub(super) enum Kind {
     Bookmark,
     /// An error inside a watch.
     Error,
+    /// An object, listed or applied, that cannot be read in full; counted there as well.
+    Unreadable,
 }
 
 /// Ages, computed when scraped.
@@ -78,7 +80,7 @@ impl Metrics {
         );
         let events = registry.counters(
             "kubernetes_events_total",
-            "What the API server sent: listed, applied, deleted, bookmark, error.",
+            "What the API server sent: listed, applied, deleted, bookmark, error, unreadable.",
             &["resource", "kind"],
         );
         registry.collector(Box::new(Ages::new(pods, namespaces)));
@@ -129,7 +131,8 @@ impl Reason {
 // === impl Kind ===
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::Listed, Self::Applied, Self::Deleted, Self::Bookmark, Self::Error];
+    const ALL: [Self; 6] =
+        [Self::Listed, Self::Applied, Self::Deleted, Self::Bookmark, Self::Error, Self::Unreadable];
 
     const fn code(self) -> &'static str {
         match self {
@@ -138,6 +141,7 @@ impl Kind {
             Self::Deleted => "deleted",
             Self::Bookmark => "bookmark",
             Self::Error => "error",
+            Self::Unreadable => "unreadable",
         }
     }
 }

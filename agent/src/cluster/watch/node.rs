@@ -3,23 +3,22 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use kube::api::ListParams;
 
+use super::api::Api;
 use super::backoff::Backoff;
-use super::client::connect;
+use super::client::Connector;
 use super::error::WatchError;
 use super::freshness::Freshness;
+use super::object::Object;
 use super::reflector::REQUEST_LIMIT;
 use super::resource::Resource;
-use crate::config::Kubernetes;
 
 /// Asks until there is an answer. Never falls back to all pods.
-pub(super) async fn find(config: &Kubernetes, address: IpAddr, freshness: &Freshness) -> String {
+pub(super) async fn find(connector: &Connector, address: IpAddr, freshness: &Freshness) -> String {
     let mut backoff = Backoff::new();
     loop {
-        match ask(config, address).await {
+        match ask(connector, address).await {
             Ok(node) => {
                 tracing::info!(node, host.ip = %address, "node found");
                 return node;
@@ -27,33 +26,27 @@ pub(super) async fn find(config: &Kubernetes, address: IpAddr, freshness: &Fresh
             Err(error) => {
                 tracing::warn!(%error, "node not found");
                 freshness.trouble(&error);
+                tokio::time::sleep(backoff.after_failure(error.retry_after())).await;
             }
         }
-        tokio::time::sleep(backoff.after_failure()).await;
     }
 }
 
-async fn ask(config: &Kubernetes, address: IpAddr) -> Result<String, WatchError> {
-    let api: Api<Pod> = Api::all(connect(config).await?);
+async fn ask(connector: &Connector, address: IpAddr) -> Result<String, WatchError> {
+    let api = Api::new(connector.connect().await?, Resource::Pods);
     let params = ListParams::default().fields(&format!("status.podIP={address}"));
-    let list = tokio::time::timeout(REQUEST_LIMIT, api.list(&params))
-        .await
-        .map_err(|_| WatchError::Timeout {
-            verb: "list",
-            resource: Resource::Pods,
-            seconds: REQUEST_LIMIT.as_secs(),
-        })?
-        .map_err(|error| WatchError::of("list", Resource::Pods, &error))?;
+    let list = tokio::time::timeout(REQUEST_LIMIT, api.list(&params)).await.map_err(|_| {
+        WatchError::Timeout { verb: "list", resource: Resource::Pods, seconds: REQUEST_LIMIT.as_secs() }
+    })??;
     choose(&list.items, address)
 }
 
 /// The one node that live pods with the address are on.
-fn choose(pods: &[Pod], address: IpAddr) -> Result<String, WatchError> {
-    let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone());
+fn choose(pods: &[Object], address: IpAddr) -> Result<String, WatchError> {
     let nodes: BTreeSet<&str> = pods
         .iter()
-        .filter(|pod| !matches!(phase(pod).as_deref(), Some("Succeeded" | "Failed")))
-        .filter_map(|pod| pod.spec.as_ref()?.node_name.as_deref())
+        .filter(|pod| !matches!(pod.phase.as_deref(), Some("Succeeded" | "Failed")))
+        .filter_map(|pod| pod.node.as_deref())
         .collect();
     let mut names = nodes.iter();
     match (names.next(), names.next()) {
@@ -70,19 +63,14 @@ fn choose(pods: &[Pod], address: IpAddr) -> Result<String, WatchError> {
 mod tests {
     use super::*;
 
-    fn pod(node: Option<&str>, phase: &str) -> Pod {
-        serde_json::from_value(serde_json::json!({
-            "metadata": {},
-            "spec": {"nodeName": node, "containers": []},
-            "status": {"phase": phase},
-        }))
-        .unwrap()
+    fn pod(node: Option<&str>, phase: &str) -> Object {
+        Object { node: node.map(str::to_owned), phase: Some(phase.to_owned()), ..Object::default() }
     }
 
     #[test]
     fn live_pods_of_one_node_name_it_and_anything_else_is_an_error() {
         let address = IpAddr::from([10, 0, 0, 1]);
-        let found = |pods: &[Pod]| choose(pods, address).map_err(|error| error.to_string());
+        let found = |pods: &[Object]| choose(pods, address).map_err(|error| error.to_string());
         assert_eq!(found(&[pod(Some("n1"), "Running"), pod(Some("n1"), "Pending")]), Ok("n1".into()));
         assert_eq!(found(&[pod(Some("n1"), "Running"), pod(Some("n2"), "Failed")]), Ok("n1".into()));
         assert!(found(&[pod(None, "Running")]).unwrap_err().contains("set --node"));

@@ -3,45 +3,38 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
-
+use super::object::Object;
 use crate::cluster::snapshot::PodRecord;
 use crate::config::AnnotationKeys;
 use crate::policy::{NamespaceAnnotations, NamespaceFacts, PodFacts};
 use crate::types::PodUid;
 
-/// A pod, projected; `None` where the API server left out what no pod is without (UID, namespace, name).
-pub(super) fn project_pod(pod: &Pod, keys: &AnnotationKeys) -> Option<PodRecord> {
-    let (meta, spec, status) = (&pod.metadata, pod.spec.as_ref(), pod.status.as_ref());
-    let facts = PodFacts {
-        uid: PodUid::new(meta.uid.as_deref()?),
-        namespace: Arc::from(meta.namespace.as_deref()?),
-        name: Arc::from(meta.name.as_deref()?),
-        service_account: spec
-            .and_then(|spec| spec.service_account_name.as_deref())
-            .filter(|name| !name.is_empty())
-            .unwrap_or("default")
-            .into(),
-        role: annotation(meta.annotations.as_ref(), &keys.role),
-        external_id: annotation(meta.annotations.as_ref(), &keys.external_id),
+/// A pod, projected; `None` where the API server left out what no pod is without (UID, namespace, name). One
+/// that cannot be read in full is still there, with the addresses it claims.
+pub(super) fn project_pod(pod: &Object, keys: &AnnotationKeys) -> Option<PodRecord> {
+    let named = |name: &Option<String>| match name.as_deref() {
+        None if !pod.readable => Some(Arc::from("")),
+        name => name.map(Arc::from),
     };
-    // `podIPs` holds `podIP` as well where the API server fills it in (dual stack is GA since 1.23).
-    let mut ips: Vec<_> = status
-        .and_then(|status| status.pod_ips.as_ref())
-        .into_iter()
-        .flatten()
-        .map(|ip| ip.ip.as_str())
-        .chain(status.and_then(|status| status.pod_ip.as_deref()))
-        .filter_map(|ip| ip.parse().ok())
-        .collect();
+    let service_account = pod.service_account.as_deref().filter(|name| !name.is_empty());
+    let facts = PodFacts {
+        uid: PodUid::new(pod.uid.as_deref()?),
+        namespace: named(&pod.namespace)?,
+        name: named(&pod.name)?,
+        service_account: service_account.unwrap_or("default").into(),
+        role: annotation(pod.annotations.as_ref(), &keys.role),
+        external_id: annotation(pod.annotations.as_ref(), &keys.external_id),
+    };
+    let mut ips: Vec<_> = pod.ips.iter().filter_map(|ip| ip.parse().ok()).collect();
     ips.sort_unstable();
     ips.dedup();
     Some(PodRecord {
         facts,
         ips,
-        terminal: matches!(status.and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed")),
-        deleting: meta.deletion_timestamp.is_some(),
-        host_network: spec.and_then(|spec| spec.host_network) == Some(true),
+        terminal: matches!(pod.phase.as_deref(), Some("Succeeded" | "Failed")),
+        deleting: pod.deleting,
+        host_network: pod.host_network == Some(true),
+        unreadable: !pod.readable,
     })
 }
 
@@ -70,7 +63,8 @@ mod tests {
     use super::*;
 
     fn project(pod: serde_json::Value) -> Option<PodRecord> {
-        project_pod(&serde_json::from_value(pod).unwrap(), &AnnotationKeys::default())
+        let pod = Object::read(serde_json::from_str(&pod.to_string()).unwrap());
+        project_pod(&pod, &AnnotationKeys::default())
     }
 
     #[test]
@@ -107,6 +101,18 @@ mod tests {
                 .unwrap();
         assert!(pod.host_network && pod.ips.is_empty());
         assert_eq!(&*pod.facts.service_account, "default");
+    }
+
+    #[test]
+    fn a_pod_that_cannot_be_read_claims_its_addresses_and_says_nothing_else() {
+        let pod = project(serde_json::json!({
+            "metadata": {"uid": "u1", "namespace": "default", "name": "a",
+                         "annotations": {"iam.amazonaws.com/role": "reader", "other": 5}},
+            "status": {"phase": "Running", "podIP": "10.1.0.11"}
+        }))
+        .unwrap();
+        assert!(pod.unreadable);
+        assert_eq!((pod.ips, pod.facts.role), (vec!["10.1.0.11".parse().unwrap()], None));
     }
 
     #[test]

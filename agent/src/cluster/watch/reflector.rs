@@ -1,23 +1,21 @@
 //! One resource, listed in pages and then watched, for ever.
 
 use std::convert::Infallible;
-use std::marker::PhantomData;
-use std::pin::pin;
 use std::time::Duration;
 
-use futures::StreamExt;
-use kube::api::{ListParams, WatchEvent, WatchParams};
-use kube::{Api, ResourceExt};
+use kube::api::{ListParams, WatchParams};
 use tokio::time::Instant;
 
+use super::api::{Api, Event};
 use super::backoff::{Backoff, jittered};
-use super::client::connect;
+use super::client::Connector;
 use super::error::WatchError;
 use super::freshness::Freshness;
 use super::metrics::{Kind, Reason, ResourceMetrics};
+use super::object::Object;
 use super::publisher::Publisher;
-use super::resource::Watched;
-use crate::config::{AnnotationKeys, Kubernetes};
+use super::resource::Resource;
+use crate::config::AnnotationKeys;
 
 /// Objects of one page: small pages keep the resident memory of the first list small (18.8 MiB instead of
 /// 26 with 10,000 namespaces and pages of 500).
@@ -35,9 +33,12 @@ const STEADY: Duration = Duration::from_secs(5);
 /// No resync: far enough away.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// What a reflector works with.
-pub(super) struct Parts<'a> {
-    pub(super) config: &'a Kubernetes,
+/// The loop of one resource.
+pub(super) struct Reflector<'a> {
+    pub(super) resource: Resource,
+    pub(super) connector: &'a Connector,
+    /// How long a list is good for; zero: for ever.
+    pub(super) resync: Duration,
     pub(super) keys: &'a AnnotationKeys,
     /// Field selector.
     pub(super) fields: Option<String>,
@@ -45,12 +46,6 @@ pub(super) struct Parts<'a> {
     pub(super) freshness: &'a Freshness,
     pub(super) publisher: &'a Publisher,
     pub(super) metrics: &'a ResourceMetrics,
-}
-
-/// The loop of one resource.
-pub(super) struct Reflector<'a, W> {
-    parts: Parts<'a>,
-    resource: PhantomData<W>,
 }
 
 /// Why a list or a watch is over.
@@ -63,11 +58,7 @@ struct End {
 
 // === impl Reflector ===
 
-impl<'a, W: Watched> Reflector<'a, W> {
-    pub(super) fn new(parts: Parts<'a>) -> Self {
-        Self { parts, resource: PhantomData }
-    }
-
+impl Reflector<'_> {
     /// Lists and watches for ever.
     pub(super) async fn run(self) -> Infallible {
         let mut backoff = Backoff::new();
@@ -81,7 +72,7 @@ impl<'a, W: Watched> Reflector<'a, W> {
     /// time: certificates, tokens and addresses may have changed.
     async fn list_and_watch(&self, backoff: &mut Backoff) -> End {
         let listed = async {
-            let api = Api::all(connect(self.parts.config).await?);
+            let api = Api::new(self.connector.connect().await?, self.resource);
             let version = self.list(&api).await?;
             Ok((api, version))
         };
@@ -89,57 +80,61 @@ impl<'a, W: Watched> Reflector<'a, W> {
             Ok(listed) => listed,
             Err(error) => return End::failed(error),
         };
-        let resync = self.parts.config.resync;
+        let resync = self.resync;
         let relist_at = Instant::now() + if resync.is_zero() { NEVER } else { jittered(resync) };
         loop {
             let end = self.watch(&api, &mut version, relist_at, backoff).await;
-            if end.relist || self.stalled_since(self.parts.freshness.last()) {
+            if end.relist || self.stalled_since(self.freshness.last()) {
                 return end;
             }
             self.pause(&end, backoff).await;
         }
     }
 
-    /// Every page; the version to watch from.
-    async fn list(&self, api: &Api<W::Object>) -> Result<String, WatchError> {
-        let mut params = ListParams { field_selector: self.parts.fields.clone(), ..ListParams::default() };
-        params.limit = Some(PAGE);
-        self.parts.publisher.take(W::init());
+    /// Every page; the version to watch from. Objects so large that a page of them is too much come in smaller
+    /// pages, at last one by one.
+    async fn list(&self, api: &Api) -> Result<String, WatchError> {
+        let mut page = PAGE;
+        loop {
+            match self.list_by(page, api).await {
+                Err(WatchError::TooLarge { .. }) if page > 1 => page = (page / 10).max(1),
+                done => return done,
+            }
+        }
+    }
+
+    async fn list_by(&self, page: u32, api: &Api) -> Result<String, WatchError> {
+        let mut params = ListParams { field_selector: self.fields.clone(), ..ListParams::default() };
+        params.limit = Some(page);
+        self.publisher.take(self.resource.init());
         loop {
             let page = self.answered("list", api.list(&params)).await?;
             for object in &page.items {
-                self.parts.metrics.event(Kind::Listed);
-                self.take(W::listed(object, self.parts.keys));
+                self.metrics.event(Kind::Listed);
+                self.take(object, self.resource.listed(object, self.keys));
             }
-            params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+            params.continue_token = page.next;
             if params.continue_token.is_none() {
-                self.parts.publisher.take(W::init_done());
-                self.parts.freshness.heard();
-                tracing::debug!(resource = %W::RESOURCE, "listed");
-                return Ok(page.metadata.resource_version.unwrap_or_default());
+                self.publisher.take(self.resource.init_done());
+                self.freshness.heard();
+                tracing::debug!(resource = %self.resource, "listed");
+                return Ok(page.version);
             }
         }
     }
 
     /// One watch, until it ends, fails, stalls, or a list is due.
-    async fn watch(
-        &self,
-        api: &Api<W::Object>,
-        version: &mut String,
-        relist_at: Instant,
-        backoff: &mut Backoff,
-    ) -> End {
+    async fn watch(&self, api: &Api, version: &mut String, relist_at: Instant, backoff: &mut Backoff) -> End {
         let mut params = WatchParams::default().timeout(WATCH_SECONDS);
-        params.field_selector.clone_from(&self.parts.fields);
-        let events = match self.answered("watch", api.watch(&params, version)).await {
+        params.field_selector.clone_from(&self.fields);
+        let mut events = match self.answered("watch", api.watch(&params, version)).await {
             Ok(events) => events,
             Err(error) => return End::failed(error),
         };
-        let mut events = pin!(events);
         let opened = Instant::now();
-        self.parts.freshness.opened();
+        self.freshness.opened();
         let end = loop {
-            let stalled_at = opened.max(self.parts.freshness.last()) + self.parts.stall_limit;
+            let stalled_at = opened.max(self.freshness.last()) + self.stall_limit;
             let event = tokio::select! {
                 biased;
                 event = events.next() => event,
@@ -148,7 +143,7 @@ impl<'a, W: Watched> Reflector<'a, W> {
             };
             match event {
                 None => break End::of(Reason::Ended),
-                Some(Err(error)) => break self.broken(&error),
+                Some(Err(error)) => break End::failed(error),
                 Some(Ok(event)) => {
                     if let Err(error) = self.heard(event, version) {
                         break End::failed(error);
@@ -164,75 +159,77 @@ impl<'a, W: Watched> Reflector<'a, W> {
     }
 
     /// One event of a watch.
-    fn heard(&self, event: WatchEvent<W::Object>, version: &mut String) -> Result<(), WatchError> {
-        let (kind, change, at) = match event {
-            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                (Kind::Applied, W::applied(&object, self.parts.keys), object.resource_version())
+    fn heard(&self, event: Event, version: &mut String) -> Result<(), WatchError> {
+        let (kind, object, change) = match event {
+            Event::Applied(object) => {
+                let change = self.resource.applied(&object, self.keys);
+                (Kind::Applied, object, change)
             }
-            WatchEvent::Deleted(object) => (Kind::Deleted, W::deleted(&object), object.resource_version()),
-            WatchEvent::Bookmark(bookmark) => {
-                self.parts.metrics.event(Kind::Bookmark);
-                *version = bookmark.metadata.resource_version;
-                self.parts.freshness.heard();
+            Event::Deleted(object) => {
+                let change = self.resource.deleted(&object);
+                (Kind::Deleted, object, change)
+            }
+            Event::Bookmark(at) => {
+                self.metrics.event(Kind::Bookmark);
+                *version = at;
+                self.freshness.heard();
                 return Ok(());
             }
-            WatchEvent::Error(status) => {
-                self.parts.metrics.event(Kind::Error);
-                return Err(WatchError::of_status("watch", W::RESOURCE, &status));
+            Event::Error(error) => {
+                self.metrics.event(Kind::Error);
+                return Err(error);
             }
         };
-        self.parts.metrics.event(kind);
-        self.take(change);
-        if let Some(at) = at {
+        self.metrics.event(kind);
+        self.take(&object, change);
+        if let Some(at) = object.version {
             *version = at;
         }
-        self.parts.freshness.heard();
+        self.freshness.heard();
         Ok(())
     }
 
-    fn take(&self, event: Option<crate::cluster::index::Event>) {
-        match event {
-            Some(event) => self.parts.publisher.take(event),
-            None => tracing::warn!(resource = %W::RESOURCE, "object without uid or name ignored"),
+    /// Folds in what an object means, and reports one that cannot be read.
+    fn take(&self, object: &Object, change: Option<crate::cluster::index::Event>) {
+        if !object.readable || change.is_none() {
+            self.metrics.event(Kind::Unreadable);
+            let (namespace, name) = (&object.namespace, &object.name);
+            tracing::warn!(resource = %self.resource, namespace, name, "object cannot be read");
         }
-    }
-
-    /// A watch broke. An event that cannot be read would come again: it takes a list to get past it.
-    fn broken(&self, error: &kube::Error) -> End {
-        let end = End::failed(WatchError::of("watch", W::RESOURCE, error));
-        End { relist: end.relist || matches!(error, kube::Error::SerdeError(_)), ..end }
+        if let Some(change) = change {
+            self.publisher.take(change);
+        }
     }
 
     /// The answer to a request, or why there is none in time.
     async fn answered<T>(
         &self,
         verb: &'static str,
-        request: impl Future<Output = kube::Result<T>>,
+        request: impl Future<Output = Result<T, WatchError>>,
     ) -> Result<T, WatchError> {
         let timeout =
-            |_| WatchError::Timeout { verb, resource: W::RESOURCE, seconds: REQUEST_LIMIT.as_secs() };
-        let answer = tokio::time::timeout(REQUEST_LIMIT, request).await.map_err(timeout)?;
-        answer.map_err(|error| WatchError::of(verb, W::RESOURCE, &error))
+            |_| WatchError::Timeout { verb, resource: self.resource, seconds: REQUEST_LIMIT.as_secs() };
+        tokio::time::timeout(REQUEST_LIMIT, request).await.map_err(timeout)?
     }
 
     fn stalled_since(&self, last: Instant) -> bool {
-        last.elapsed() >= self.parts.stall_limit
+        last.elapsed() >= self.stall_limit
     }
 
     /// Counts, logs and exposes the end, and waits as long as it asks for.
     async fn pause(&self, end: &End, backoff: &mut Backoff) {
-        self.parts.metrics.restarted(end.reason);
+        self.metrics.restarted(end.reason);
         let delay = match end.reason {
-            Reason::Failed => backoff.after_failure(),
+            Reason::Failed => backoff.after_failure(end.error.as_ref().and_then(WatchError::retry_after)),
             Reason::Ended | Reason::Gone | Reason::Stalled | Reason::Resync => backoff.after_end(),
         };
         let reason = end.reason.code();
         match &end.error {
             Some(error) => {
-                self.parts.freshness.trouble(error);
-                tracing::warn!(resource = %W::RESOURCE, reason, %error, ?delay, "kubernetes watch restarts");
+                self.freshness.trouble(error);
+                tracing::warn!(resource = %self.resource, reason, %error, ?delay, "kubernetes watch restarts");
             }
-            None => tracing::debug!(resource = %W::RESOURCE, reason, ?delay, "kubernetes watch restarts"),
+            None => tracing::debug!(resource = %self.resource, reason, ?delay, "kubernetes watch restarts"),
         }
         tokio::time::sleep(delay).await;
     }
@@ -252,8 +249,13 @@ impl End {
     fn failed(error: WatchError) -> Self {
         let gone = matches!(error, WatchError::Gone { .. });
         let end = Self::of(if gone { Reason::Gone } else { Reason::Failed });
-        // Only a new list reads the token anew.
-        let relist = end.relist || matches!(error, WatchError::Unauthorized { .. });
+        // Only a new list reads the token anew, and only a list gets past an event that cannot be read: it
+        // would come again.
+        let relist = end.relist
+            || matches!(
+                error,
+                WatchError::Unauthorized { .. } | WatchError::Unreadable { .. } | WatchError::TooLarge { .. }
+            );
         Self { error: Some(error), relist, ..end }
     }
 }

@@ -3,10 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::core::PartialObjectMeta;
-use serde::de::DeserializeOwned;
-
+use super::object::Object;
 use super::project::{project_namespace, project_pod};
 use crate::cluster::index::Event;
 use crate::config::AnnotationKeys;
@@ -15,38 +12,11 @@ use crate::types::PodUid;
 /// Which resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resource {
-    /// Pods of this node.
+    /// Pods of this node, whole.
     Pods,
-    /// All namespaces.
+    /// All namespaces, metadata only.
     Namespaces,
 }
-
-/// A resource that is watched.
-pub(super) trait Watched {
-    /// Which one.
-    const RESOURCE: Resource;
-    /// What the API server sends.
-    type Object: kube::Resource<DynamicType = ()> + Clone + fmt::Debug + DeserializeOwned + Send + 'static;
-
-    /// A list begins.
-    fn init() -> Event;
-    /// An object of the list; `None` for one without the names that every object has.
-    fn listed(object: &Self::Object, keys: &AnnotationKeys) -> Option<Event>;
-    /// The list is complete.
-    fn init_done() -> Event;
-    /// An object appeared or changed.
-    fn applied(object: &Self::Object, keys: &AnnotationKeys) -> Option<Event>;
-    /// An object is gone.
-    fn deleted(object: &Self::Object) -> Option<Event>;
-}
-
-/// Pods, whole.
-#[derive(Debug)]
-pub(super) struct Pods;
-
-/// Namespaces, metadata only.
-#[derive(Debug)]
-pub(super) struct Namespaces;
 
 // === impl Resource ===
 
@@ -59,70 +29,85 @@ impl Resource {
             Self::Namespaces => "namespaces",
         }
     }
+
+    /// Where the API server has it.
+    pub(super) const fn path(self) -> &'static str {
+        match self {
+            Self::Pods => "/api/v1/pods",
+            Self::Namespaces => "/api/v1/namespaces",
+        }
+    }
+
+    /// What is wanted of it; of namespaces their metadata.
+    pub(super) fn accept(self, verb: &str) -> &'static str {
+        match self {
+            Self::Pods => "application/json",
+            Self::Namespaces if verb == "list" => {
+                "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+            }
+            Self::Namespaces => "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+        }
+    }
+
+    /// What a list of it is called.
+    pub(super) const fn list_kinds(self) -> &'static [&'static str] {
+        match self {
+            Self::Pods => &["PodList"],
+            Self::Namespaces => &["PartialObjectMetadataList", "NamespaceList"],
+        }
+    }
+
+    /// A list begins.
+    pub(super) fn init(self) -> Event {
+        match self {
+            Self::Pods => Event::PodsInit,
+            Self::Namespaces => Event::NamespacesInit,
+        }
+    }
+
+    /// An object of the list; `None` for one that nothing can be known of.
+    pub(super) fn listed(self, object: &Object, keys: &AnnotationKeys) -> Option<Event> {
+        match self {
+            Self::Pods => project_pod(object, keys).map(Event::PodInitApply),
+            Self::Namespaces if !object.readable => None,
+            Self::Namespaces => {
+                let facts = project_namespace(object.name.as_deref()?, object.annotations.as_ref(), keys);
+                Some(Event::NamespaceInitApply(facts))
+            }
+        }
+    }
+
+    /// The list is complete.
+    pub(super) fn init_done(self) -> Event {
+        match self {
+            Self::Pods => Event::PodsInitDone,
+            Self::Namespaces => Event::NamespacesInitDone,
+        }
+    }
+
+    /// An object appeared or changed. A namespace that cannot be read is not known: what it allows is not either.
+    pub(super) fn applied(self, object: &Object, keys: &AnnotationKeys) -> Option<Event> {
+        match self {
+            Self::Pods => project_pod(object, keys).map(Event::PodApply),
+            Self::Namespaces if !object.readable => self.deleted(object),
+            Self::Namespaces => {
+                let facts = project_namespace(object.name.as_deref()?, object.annotations.as_ref(), keys);
+                Some(Event::NamespaceApply(facts))
+            }
+        }
+    }
+
+    /// An object is gone.
+    pub(super) fn deleted(self, object: &Object) -> Option<Event> {
+        Some(match self {
+            Self::Pods => Event::PodDelete(PodUid::new(object.uid.as_deref()?)),
+            Self::Namespaces => Event::NamespaceDelete(Arc::from(object.name.as_deref()?)),
+        })
+    }
 }
 
 impl fmt::Display for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-// === impl Pods ===
-
-impl Watched for Pods {
-    const RESOURCE: Resource = Resource::Pods;
-    type Object = Pod;
-
-    fn init() -> Event {
-        Event::PodsInit
-    }
-
-    fn listed(pod: &Pod, keys: &AnnotationKeys) -> Option<Event> {
-        project_pod(pod, keys).map(Event::PodInitApply)
-    }
-
-    fn init_done() -> Event {
-        Event::PodsInitDone
-    }
-
-    fn applied(pod: &Pod, keys: &AnnotationKeys) -> Option<Event> {
-        project_pod(pod, keys).map(Event::PodApply)
-    }
-
-    fn deleted(pod: &Pod) -> Option<Event> {
-        Some(Event::PodDelete(PodUid::new(pod.metadata.uid.as_deref()?)))
-    }
-}
-
-// === impl Namespaces ===
-
-impl Watched for Namespaces {
-    const RESOURCE: Resource = Resource::Namespaces;
-    type Object = PartialObjectMeta<Namespace>;
-
-    fn init() -> Event {
-        Event::NamespacesInit
-    }
-
-    fn listed(namespace: &Self::Object, keys: &AnnotationKeys) -> Option<Event> {
-        let meta = &namespace.metadata;
-        Some(Event::NamespaceInitApply(project_namespace(
-            meta.name.as_deref()?,
-            meta.annotations.as_ref(),
-            keys,
-        )))
-    }
-
-    fn init_done() -> Event {
-        Event::NamespacesInitDone
-    }
-
-    fn applied(namespace: &Self::Object, keys: &AnnotationKeys) -> Option<Event> {
-        let meta = &namespace.metadata;
-        Some(Event::NamespaceApply(project_namespace(meta.name.as_deref()?, meta.annotations.as_ref(), keys)))
-    }
-
-    fn deleted(namespace: &Self::Object) -> Option<Event> {
-        Some(Event::NamespaceDelete(Arc::from(namespace.metadata.name.as_deref()?)))
     }
 }

@@ -1,0 +1,223 @@
+//! Lists and watches over HTTP: requests out, and of the answers no more than fits.
+//!
+//! kube's own `Api` reads answers of any size into memory, drops `Retry-After`, and takes a list for unreadable
+//! if one object of it is.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use http_body_util::BodyExt;
+use kube::Client;
+use kube::api::{ListParams, WatchParams};
+use kube::client::Body;
+
+use super::error::{WatchError, chain};
+use super::object::{Line, List, Object, Status};
+use super::resource::Resource;
+
+/// A page, or an event of a watch, is at most so large. One object is 3 MiB at the very most: what the API server
+/// takes in a request. A page that is larger is asked for in smaller ones.
+const MAX_ANSWER_BYTES: usize = 8 << 20;
+
+/// So much of an error's body is looked at for the API server's words.
+const MAX_ERROR_BYTES: usize = 64 << 10;
+
+/// So much of these words is kept.
+const MAX_MESSAGE_CHARS: usize = 400;
+
+/// Longest that `Retry-After` is waited for. The API server itself asks for seconds; whoever asks for more must
+/// not keep an agent blind.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// The API server, as far as one resource is concerned.
+pub(super) struct Api {
+    client: Client,
+    resource: Resource,
+}
+
+/// A page of a list.
+pub(super) struct Page {
+    pub(super) items: Vec<Object>,
+    /// The version to watch from.
+    pub(super) version: String,
+    /// The token of the next page.
+    pub(super) next: Option<String>,
+}
+
+/// An open watch.
+pub(super) struct Events {
+    body: Body,
+    buffer: BytesMut,
+    /// So much of the buffer has no end of a line in it.
+    searched: usize,
+    resource: Resource,
+}
+
+/// What a watch says.
+pub(super) enum Event {
+    Applied(Object),
+    Deleted(Object),
+    /// Up to this version there is nothing more.
+    Bookmark(String),
+    Error(WatchError),
+}
+
+// === impl Api ===
+
+impl Api {
+    pub(super) fn new(client: Client, resource: Resource) -> Self {
+        Self { client, resource }
+    }
+
+    /// One page.
+    pub(super) async fn list(&self, params: &ListParams) -> Result<Page, WatchError> {
+        let failed = |text| WatchError::failed("list", self.resource, text);
+        let request = kube::core::Request::new(self.resource.path());
+        let request = request.list(params).map_err(|error| failed(chain(&error)))?;
+        let (headers, mut body) = self.send("list", request).await?;
+        let text = read(&mut body, MAX_ANSWER_BYTES).await.map_err(failed)?;
+        let Some(text) = text else {
+            return Err(WatchError::TooLarge { resource: self.resource, bytes: MAX_ANSWER_BYTES });
+        };
+        // What is not a list of the right kind must not be taken for an empty one.
+        let list = serde_json::from_slice::<List<'_>>(&text).ok();
+        let list = list.filter(|list| self.resource.list_kinds().contains(&list.kind.as_str()));
+        let list = list.filter(|list| !list.metadata.resource_version.is_empty());
+        let list = list.ok_or_else(|| failed(format!("200 without a list ({})", content_type(&headers))))?;
+        Ok(Page {
+            items: list.items.unwrap_or_default().into_iter().map(Object::read).collect(),
+            version: list.metadata.resource_version,
+            next: list.metadata.next.filter(|token| !token.is_empty()),
+        })
+    }
+
+    /// A watch of what happens after `version`.
+    pub(super) async fn watch(&self, params: &WatchParams, version: &str) -> Result<Events, WatchError> {
+        let request = kube::core::Request::new(self.resource.path()).watch(params, version);
+        let request = request.map_err(|error| WatchError::failed("watch", self.resource, chain(&error)))?;
+        let (_, body) = self.send("watch", request).await?;
+        Ok(Events { body, buffer: BytesMut::new(), searched: 0, resource: self.resource })
+    }
+
+    /// Header and body of an answer that is 200.
+    async fn send(
+        &self,
+        verb: &'static str,
+        request: http::Request<Vec<u8>>,
+    ) -> Result<(HeaderMap, Body), WatchError> {
+        let mut request = request.map(Body::from);
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static(self.resource.accept(verb)));
+        let answer = self.client.send(request).await;
+        let answer = answer.map_err(|error| WatchError::failed(verb, self.resource, chain(&error)))?;
+        let (head, mut body) = answer.into_parts();
+        if head.status == http::StatusCode::OK {
+            return Ok((head.headers, body));
+        }
+        let text = read(&mut body, MAX_ERROR_BYTES).await.ok().flatten().unwrap_or_default();
+        // Another's page (a proxy's, a load balancer's) is not repeated: it may be long, and say anything.
+        let status = serde_json::from_slice::<Status>(&text).ok();
+        let mut status = status.filter(|status| status.code != 0).unwrap_or_else(|| Status {
+            message: format!("without a status of the API server ({})", content_type(&head.headers)),
+            ..Status::default()
+        });
+        status.code = head.status.as_u16();
+        Err(refused(verb, self.resource, &status, retry_after(&head.headers)))
+    }
+}
+
+// === impl Events ===
+
+impl Events {
+    /// The next event; `None` when the watch is over, in order or not. Nothing is lost when it is dropped waiting.
+    pub(super) async fn next(&mut self) -> Option<Result<Event, WatchError>> {
+        loop {
+            if let Some(line) = self.line() {
+                if line.is_empty() {
+                    continue;
+                }
+                return Some(self.event(&line));
+            }
+            if self.buffer.len() > MAX_ANSWER_BYTES {
+                return Some(Err(WatchError::TooLarge { resource: self.resource, bytes: MAX_ANSWER_BYTES }));
+            }
+            match self.body.frame().await? {
+                Ok(frame) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.buffer.extend_from_slice(&data);
+                    }
+                }
+                // Half a line, if there is one, comes again.
+                Err(error) => {
+                    tracing::debug!(resource = %self.resource, error = chain(&error), "kubernetes watch broke");
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// A whole line, without its end.
+    fn line(&mut self) -> Option<Bytes> {
+        let Some(found) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') else {
+            self.searched = self.buffer.len();
+            return None;
+        };
+        let mut line = self.buffer.split_to(self.searched + found + 1).freeze();
+        self.searched = 0;
+        line.truncate(line.trim_ascii_end().len());
+        Some(line)
+    }
+
+    fn event(&self, line: &[u8]) -> Result<Event, WatchError> {
+        let unreadable = || WatchError::Unreadable { resource: self.resource };
+        let line = serde_json::from_slice::<Line<'_>>(line).map_err(|_| unreadable())?;
+        match line.kind.as_str() {
+            "ADDED" | "MODIFIED" => Ok(Event::Applied(Object::read(line.object))),
+            "DELETED" => Ok(Event::Deleted(Object::read(line.object))),
+            "BOOKMARK" => Object::read(line.object).version.map(Event::Bookmark).ok_or_else(unreadable),
+            "ERROR" => {
+                let status = serde_json::from_str::<Status>(line.object.get()).map_err(|_| unreadable())?;
+                Ok(Event::Error(refused("watch", self.resource, &status, None)))
+            }
+            _ => Err(unreadable()),
+        }
+    }
+}
+
+/// What a status that is an error means; `retry_after` is its header.
+fn refused(
+    verb: &'static str,
+    resource: Resource,
+    status: &Status,
+    retry_after: Option<Duration>,
+) -> WatchError {
+    let details = status.details.as_ref().and_then(|details| details.retry_after_seconds);
+    let retry_after = retry_after.max(details.map(Duration::from_secs));
+    let message = status.message.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE_CHARS).collect();
+    WatchError::of_status(verb, resource, status.code, message)
+        .after(retry_after.map(|wait| wait.min(LONGEST_RETRY_AFTER)))
+}
+
+/// A whole body; `None` where it is longer than `limit`.
+async fn read(body: &mut Body, limit: usize) -> Result<Option<Vec<u8>>, String> {
+    let mut text = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| chain(&error))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if text.len() + data.len() > limit {
+            return Ok(None);
+        }
+        text.extend_from_slice(&data);
+    }
+    Ok(Some(text))
+}
+
+/// In seconds, as the API server writes it; a date is not looked at.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+fn content_type(headers: &HeaderMap) -> String {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    value.unwrap_or("no content type").chars().take(MAX_MESSAGE_CHARS).collect()
+}
