@@ -22,6 +22,8 @@ use self::allow_list::{Permission, Texts};
 use self::entry::Scope;
 use crate::types::{ExternalId, RoleArn, RoleArnError, SessionName};
 
+#[cfg(test)]
+pub(crate) use allow_list::COMPILED;
 pub use allow_list::ListError;
 pub use denied::{Denied, Place, Remedy};
 pub use entry::EntryError;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use regex::bytes::{RegexSet, RegexSetBuilder};
 
-use super::entry::{Entry, EntryError, Scope};
+use super::entry::{self, Entry, EntryError, Scope};
 use super::rules::PatternFormat;
 use crate::types::RoleArn;
 
@@ -86,6 +86,12 @@ struct Expressions {
     entries: Vec<usize>,
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How often annotations were read and compiled on this thread.
+    pub(crate) static COMPILED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 // === impl Permission ===
 
 impl Permission {
@@ -95,6 +101,8 @@ impl Permission {
         permitted: Option<&str>,
         format: PatternFormat,
     ) -> Self {
+        #[cfg(test)]
+        COMPILED.with(|count| count.set(count.get() + 1));
         match (allowed_roles, permitted) {
             (Some(json), _) => Self::of_json(json, format),
             (None, Some(expression)) => Self::of_permitted(expression),
@@ -145,8 +153,12 @@ impl Permission {
     }
 
     fn of_entries(texts: Texts, entries: Vec<Entry>, wrong: Option<ListError>) -> Self {
-        let list = wrong.map_or_else(|| AllowList::new(Arc::clone(&texts), entries), Err);
-        list.map_or_else(|error| Self::Malformed { error, valid: Some(texts) }, Self::List)
+        match (AllowList::new(Arc::clone(&texts), entries), wrong) {
+            (Ok(list), None) => Self::List(list),
+            (Ok(_), Some(error)) => Self::Malformed { error, valid: Some(texts) },
+            // A list that keeps all of them would be as wrong.
+            (Err(too_big), wrong) => Self::Malformed { error: wrong.unwrap_or(too_big), valid: None },
+        }
     }
 }
 
@@ -207,7 +219,7 @@ impl Expressions {
                 && *whole_arn == over_arn
             {
                 numbers.push(at);
-                anchored.push(format!("^(?:{text})$"));
+                anchored.push(entry::anchored(text));
             }
         }
         let set = RegexSetBuilder::new(anchored)

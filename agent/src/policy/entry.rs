@@ -84,8 +84,9 @@ impl Entry {
 
     /// A regular expression; `whole_arn`: over the whole ARN.
     pub(super) fn expression(text: &str, whole_arn: bool) -> Result<Self, EntryError> {
-        // Alone: `x)|(?:.*admin` compiles only inside of parentheses.
-        compile_alone(text)?;
+        // Alone: `x)|(?:.*admin` compiles only inside of parentheses. And as it is used: `(?x)a #` only alone.
+        compile(text)?;
+        compile(&anchored(text))?;
         Ok(Self::Expression { text: text.into(), whole_arn })
     }
 
@@ -150,7 +151,12 @@ fn starts_as_arn(text: &str) -> bool {
     text.strip_prefix('^').unwrap_or(text).starts_with("arn:")
 }
 
-fn compile_alone(text: &str) -> Result<(), EntryError> {
+/// As it is held against a role: the whole of it.
+pub(super) fn anchored(expression: &str) -> String {
+    format!("^(?:{expression})$")
+}
+
+fn compile(text: &str) -> Result<(), EntryError> {
     RegexBuilder::new(text)
         .unicode(false)
         .size_limit(EXPRESSION_BYTES)
@@ -194,7 +200,7 @@ mod tests {
 
     #[test]
     fn expressions_that_are_unbalanced_or_big_are_none() {
-        for text in ["x)|(?:.*admin", "(?:a?){5000}", "(", "[", r"\", "(?=a)", r"\w{9999}"] {
+        for text in ["x)|(?:.*admin", "(?:a?){5000}", "(", "[", r"\", "(?=a)", r"\w{9999}", "(?x)a #"] {
             assert!(Entry::parse(text, PatternFormat::Regexp).is_err(), "{text:?}");
         }
         let nested = format!("{}a{}", "(".repeat(100), ")".repeat(100));

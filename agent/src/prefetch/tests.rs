@@ -7,8 +7,8 @@ use super::*;
 use crate::cluster::PodRecord;
 use crate::cluster::index::{Event, Index};
 use crate::policy::{
-    AnnotationKeys, DEFAULT_SESSION_NAME, NamespaceAnnotations, NamespaceFacts, PatternFormat, PodFacts,
-    Restrictions, Rules,
+    AnnotationKeys, COMPILED, DEFAULT_SESSION_NAME, NamespaceAnnotations, NamespaceFacts, PatternFormat,
+    PodFacts, Restrictions, Rules,
 };
 use crate::types::RoleArnBase;
 
@@ -134,4 +134,40 @@ fn pods_that_are_refused_and_malformed_namespaces_are_complained_of_and_nobody_e
             ("not-listed", "not_in_list"),
         ]
     );
+}
+
+/// K4: a list is compiled once for each change of its namespace: not for a request, a pod, a list of the API server, or
+/// a namespace without pods here.
+#[test]
+fn lists_are_compiled_once_for_each_change_of_their_namespace() {
+    for (format, [one, two]) in [
+        (PatternFormat::Regexp, [r#"["My[A-Z][a-z]+Role"]"#, r#"["My.*"]"#]),
+        (PatternFormat::Regexp, [r#"["x)|(?:.*"]"#, "no list"]),
+        (PatternFormat::Glob, [r#"["My*"]"#, r#"["*"]"#]),
+    ] {
+        let policy = policy(format);
+        let namespaces = |list: &str| vec![namespace("default", list), namespace("nobody-here", list)];
+        let pods = (0..50).map(|n| pod(&format!("pod-{n}"), Some("MyPodRole")));
+        let mut index = index(pods, namespaces(one));
+        let before = COMPILED.get();
+        let requests = |index: &Index| {
+            let snapshot = index.snapshot();
+            for _ in 0..10 {
+                look(&snapshot, &policy);
+                for pod in snapshot.pods() {
+                    let namespace = snapshot.namespace(&pod.facts.namespace).unwrap();
+                    let _ = policy.decide(&pod.facts, namespace);
+                }
+            }
+            COMPILED.get() - before
+        };
+        assert_eq!(requests(&index), 1, "{one}");
+        list(&mut index, namespaces(one));
+        index.apply(Event::NamespaceApply(namespace("default", one)));
+        index.apply(Event::PodApply(pod("pod-1", Some("OtherRole"))));
+        index.apply(Event::NamespaceApply(namespace("nobody-here", two)));
+        assert_eq!(requests(&index), 1, "nothing changed for {one}");
+        index.apply(Event::NamespaceApply(namespace("default", two)));
+        assert_eq!(requests(&index), 2, "{two}");
+    }
 }
