@@ -10,7 +10,7 @@ use super::rules::PatternFormat;
 use crate::types::RoleArn;
 
 /// Longest annotation, in bytes.
-const LONGEST_BYTES: usize = 64 * 1024;
+pub(super) const LONGEST_BYTES: usize = 64 * 1024;
 
 /// Most entries.
 pub(super) const MOST_ENTRIES: usize = 256;
@@ -44,8 +44,8 @@ pub(super) enum Permission {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListError {
     /// Too many bytes.
-    #[error("it has {0} bytes; at most {LONGEST_BYTES} are read")]
-    TooLong(usize),
+    #[error("it has more than the {LONGEST_BYTES} bytes that are read")]
+    TooLong,
     /// Too many entries.
     #[error("it has {0} entries; at most {MOST_ENTRIES} are read")]
     TooMany(usize),
@@ -243,7 +243,7 @@ impl Expressions {
 /// The elements of a JSON array, within the bounds.
 fn elements(json: &str) -> Result<Vec<serde_json::Value>, ListError> {
     if json.len() > LONGEST_BYTES {
-        return Err(ListError::TooLong(json.len()));
+        return Err(ListError::TooLong);
     }
     let elements: Vec<serde_json::Value> = serde_json::from_str(json).map_err(|_| ListError::NotAnArray)?;
     if elements.len() > MOST_ENTRIES {

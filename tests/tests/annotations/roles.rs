@@ -10,7 +10,7 @@ const PARTITION: &str = "the partition is not one";
 const ACCOUNT: &str = "the account is not 12 digits";
 const PATH: &str = "the role's path has an empty segment or a character outside printable ASCII";
 const NAME: &str = "the role's name is not 1 to 64 letters, digits and _+=,.@-";
-const TOO_LONG: &str = "allowed are at most 2048";
+const TOO_LONG: &str = "the role is too long; allowed are at most 2048 bytes";
 
 /// All that an API server takes of a pod's annotations, in bytes, keys included (`TotalAnnotationSizeLimitB`).
 const MOST_ANNOTATION_BYTES: usize = 256 << 10;

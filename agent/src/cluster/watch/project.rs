@@ -13,6 +13,7 @@ use crate::types::PodUid;
 /// A pod, projected; `None` where the API server left out what no pod is without (UID, namespace, name).
 pub(super) fn project_pod(pod: &Pod, keys: &AnnotationKeys) -> Option<PodRecord> {
     let (meta, spec, status) = (&pod.metadata, pod.spec.as_ref(), pod.status.as_ref());
+    let of_pod = |key: &str| annotation(meta.annotations.as_ref(), key, PodFacts::ANNOTATION_BYTES);
     let facts = PodFacts {
         uid: PodUid::new(meta.uid.as_deref()?),
         namespace: Arc::from(meta.namespace.as_deref()?),
@@ -22,8 +23,8 @@ pub(super) fn project_pod(pod: &Pod, keys: &AnnotationKeys) -> Option<PodRecord>
             .filter(|name| !name.is_empty())
             .unwrap_or("default")
             .into(),
-        role: annotation(meta.annotations.as_ref(), &keys.role),
-        external_id: annotation(meta.annotations.as_ref(), &keys.external_id),
+        role: of_pod(&keys.role),
+        external_id: of_pod(&keys.external_id),
     };
     // `podIPs` holds `podIP` as well where the API server fills it in (dual stack is GA since 1.23).
     let mut ips: Vec<_> = status
@@ -52,17 +53,24 @@ pub fn project_namespace(
     annotations: Option<&BTreeMap<String, String>>,
     keys: &AnnotationKeys,
 ) -> NamespaceFacts {
+    let of_namespace = |key: &str| annotation(annotations, key, NamespaceAnnotations::BYTES);
     let annotations = NamespaceAnnotations {
-        allowed_roles: annotation(annotations, &keys.allowed_roles),
-        permitted: annotation(annotations, &keys.permitted),
-        default_role: annotation(annotations, &keys.default_role),
-        imds_v1: annotation(annotations, &keys.imds_v1),
+        allowed_roles: of_namespace(&keys.allowed_roles),
+        permitted: of_namespace(&keys.permitted),
+        default_role: of_namespace(&keys.default_role),
+        imds_v1: of_namespace(&keys.imds_v1),
     };
     NamespaceFacts::new(name, annotations)
 }
 
-fn annotation(annotations: Option<&BTreeMap<String, String>>, key: &str) -> Option<Arc<str>> {
-    annotations?.get(key).map(|value| Arc::from(value.as_str()))
+/// The value, or so much of one that is too long that it stays too long: 250 pods may not hold 64 MiB of it.
+fn annotation(
+    annotations: Option<&BTreeMap<String, String>>,
+    key: &str,
+    most_bytes: usize,
+) -> Option<Arc<str>> {
+    let value = annotations?.get(key)?;
+    Some(Arc::from(&value[..value.ceil_char_boundary(most_bytes)]))
 }
 
 #[cfg(test)]
@@ -107,6 +115,28 @@ mod tests {
                 .unwrap();
         assert!(pod.host_network && pod.ips.is_empty());
         assert_eq!(&*pod.facts.service_account, "default");
+    }
+
+    #[test]
+    fn what_is_too_long_is_kept_just_too_long() {
+        let keys = AnnotationKeys::default();
+        let pod = |value: &str| {
+            let annotations =
+                serde_json::json!({"iam.amazonaws.com/role": value, "iam.amazonaws.com/external-id": value});
+            let meta = serde_json::json!({"uid": "u1", "namespace": "default", "name": "a", "annotations": annotations});
+            project(serde_json::json!({"metadata": meta})).unwrap().facts
+        };
+        let longest = "a".repeat(2_048);
+        assert_eq!(pod(&longest).role.as_deref(), Some(&*longest));
+        for (value, bytes) in [("a".repeat(256 << 10), 2_049), ("é".repeat(64 << 10), 2_050)] {
+            let facts = pod(&value);
+            for kept in [facts.role.unwrap(), facts.external_id.unwrap()] {
+                assert_eq!((kept.len(), value.starts_with(&*kept)), (bytes, true));
+            }
+            let annotations = BTreeMap::from([(keys.allowed_roles.clone(), value)]);
+            let list = project_namespace("default", Some(&annotations), &keys).allowed_roles.unwrap();
+            assert!((65_537..65_539).contains(&list.len()), "{}", list.len());
+        }
     }
 
     #[test]
