@@ -113,7 +113,7 @@ fn ask(lab: &Lab, row: &Row, asked: &str) -> Got {
     }
 }
 
-/// Asks in turn for the list and for these documents, until `done`.
+/// Asks in turn for the list and for these documents, until `done`; how often it was served, and refused.
 fn keep_asking(
     lab: &Lab,
     row: &Row,
@@ -121,7 +121,8 @@ fn keep_asking(
     states: &Timeline<Is>,
     done: &AtomicBool,
     wrong: &Wrong,
-) {
+) -> (usize, usize) {
+    let (mut served, mut refused) = (0, 0);
     while !done.load(Ordering::Relaxed) {
         let began = Instant::now();
         let list = row.list();
@@ -140,23 +141,32 @@ fn keep_asking(
             let moved = got == Got::Status(500) && met.len() > 1;
             let right = moved || met.iter().any(|state| state.gives(asked, &got));
             wrong.unless(right, (&row.name, asked, &met), &got);
+            served += usize::from(matches!(got, Got::Session(..)));
+            refused += usize::from(got == Got::Refused);
         }
     }
+    (served, refused)
 }
 
-/// Does `edits` while [`ASKERS`] threads ask for each of these pods.
-fn while_asked(lab: &Lab, pods: &[(&Row, &Timeline<Is>)], names: &[&str], edits: impl FnOnce(&Wrong)) {
+/// Does `edits` while [`ASKERS`] threads ask for each of these pods; how often they were served, and refused.
+fn while_asked(
+    lab: &Lab,
+    pods: &[(&Row, &Timeline<Is>)],
+    names: &[&str],
+    edits: impl FnOnce(),
+) -> (usize, usize) {
     let (wrong, done) = (Wrong::default(), AtomicBool::new(false));
-    std::thread::scope(|scope| {
-        for (row, states) in pods {
-            for _ in 0..ASKERS {
-                scope.spawn(|| keep_asking(lab, row, names, states, &done, &wrong));
-            }
-        }
-        edits(&wrong);
+    let ask = |row, states| keep_asking(lab, row, names, states, &done, &wrong);
+    let answers = std::thread::scope(|scope| {
+        let asker = |(row, states)| scope.spawn(move || ask(row, states));
+        let askers: Vec<_> = (0..ASKERS).flat_map(|_| pods.iter().copied().map(asker)).collect();
+        edits();
         done.store(true, Ordering::Relaxed);
+        let answers = askers.into_iter().map(|asker| asker.join().unwrap());
+        answers.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     });
     wrong.none();
+    answers
 }
 
 /// Waits until the pod's role list says what that state says.
@@ -193,7 +203,7 @@ fn role_edited_in_a_loop_is_answered_as_it_stands_and_never_past_the_list() {
     let timelines = [(); 3].map(|()| Timeline::starting(Is::served("MyPodRole")));
     let pods: Vec<_> = rows.iter().zip(&timelines).collect();
     let names = ["MyPodRole", "OtherRole", "Forbidden", "malformed-role"];
-    while_asked(&lab, &pods, &names, |_| {
+    let (served, refused) = while_asked(&lab, &pods, &names, || {
         for n in 1..=ROUNDS * states.len() {
             for (at, (row, timeline)) in pods.iter().enumerate() {
                 // Each pod is somewhere else.
@@ -203,6 +213,7 @@ fn role_edited_in_a_loop_is_answered_as_it_stands_and_never_past_the_list() {
             }
         }
     });
+    assert!(served > 0 && refused > 0, "{served} {refused}");
     let asked = lab.asked_roles();
     assert!(!asked.contains(&arn("Forbidden")), "{asked:?}");
 }
@@ -232,7 +243,7 @@ fn list_narrowed_widened_broken_and_mended_in_a_loop_is_obeyed_at_once() {
     let [of_mine, of_other] = ["MyPodRole", "OtherRole"].map(|name| Timeline::starting(is(name, true)));
     let of_never = Timeline::starting(is("Never", false));
     let pods = [(&mine, &of_mine), (&other, &of_other), (&never, &of_never)];
-    while_asked(&lab, &pods, &["MyPodRole", "OtherRole", "Never"], |_| {
+    let (served, refused) = while_asked(&lab, &pods, &["MyPodRole", "OtherRole", "Never"], || {
         for _ in 0..ROUNDS {
             for (list, serves_mine, serves_other) in lists {
                 let annotations: Vec<_> = list.map(|list| (ALLOWED_ROLES, list)).into_iter().collect();
@@ -251,6 +262,7 @@ fn list_narrowed_widened_broken_and_mended_in_a_loop_is_obeyed_at_once() {
             }
         }
     });
+    assert!(served > 0 && refused > 0, "{served} {refused}");
     let asked = lab.asked_roles();
     assert!(!asked.contains(&arn("x/Never")), "{asked:?}");
 }
@@ -272,13 +284,19 @@ fn role_and_external_id_edited_together_are_read_together() {
     let agent = lab.world.agent(&[]).unwrap();
     lab.world.sts.faults().every(Some(Fault::Delay(STS_DELAY)));
     let timeline = Timeline::starting(state(0));
-    while_asked(&lab, &[(&row, &timeline)], &["MyPodRole", "OtherRole"], |_| {
+    let (served, _) = while_asked(&lab, &[(&row, &timeline)], &["MyPodRole", "OtherRole"], || {
         for n in 1..=5 * ROUNDS {
             let next = state(n);
             let write = || drop(lab.edit(&row, |pod| shape(&next, pod)));
             timeline.next(next.clone(), write, || lists(&agent, &row, &next));
+            // The next edit falls into the call for this one, or comes after it.
+            if n % 2 == 0 {
+                let served = || Ok(row.code("MyPodRole").is_ok_and(|code| code == "Success"));
+                agent.poll("the session is there", served).unwrap();
+            }
         }
     });
+    assert!(served > 0);
     for call in lab.world.sts.calls().iter().filter(|call| call.action == "AssumeRole") {
         let role = call.role.rsplit('/').next().unwrap();
         assert!(call.external_id.as_ref().is_some_and(|id| id.starts_with(role)), "{call:?}");
@@ -305,7 +323,8 @@ fn pinned_role_outlives_any_edit_and_not_its_list() {
     let later = lab.row("default", "later", |pod| pod);
     let agent = lab.world.agent(&["--pin-roles"]).unwrap();
     let asked: Vec<_> = pods.iter().map(|(row, timeline)| (row, timeline)).collect();
-    while_asked(&lab, &asked, &["MyPodRole", "OtherRole", "Forbidden", "malformed-role"], |_| {
+    let names = ["MyPodRole", "OtherRole", "Forbidden", "malformed-role"];
+    let (served, refused) = while_asked(&lab, &asked, &names, || {
         for n in 0..ROUNDS {
             for role in ["OtherRole", "Forbidden", "", "arn:y"] {
                 for (row, _) in &pods {
@@ -325,6 +344,7 @@ fn pinned_role_outlives_any_edit_and_not_its_list() {
             }
         }
     });
+    assert!(served > 0 && refused > 0, "{served} {refused}");
     let edited = &pods[0].0;
     lab.namespace("default", &[(ALLOWED_ROLES, r#"["OtherRole"]"#)]);
     agent.poll("the kept role is not in the list", || Ok(edited.code("MyPodRole")? == REFUSED)).unwrap();

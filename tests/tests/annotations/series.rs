@@ -15,12 +15,17 @@ fn value(n: usize) -> (String, String) {
     }
 }
 
-/// Writes the next value into each pod, and asks as each of them until it is answered for.
+/// Of so many pods one asks for what was written into it.
+const ONE_OF: usize = 4;
+
+/// Writes the next value into each pod, and asks as some of them until it is answered for.
 fn round(lab: &Lab, rows: &[Row], first: usize) {
     for (row, n) in rows.iter().zip(first..) {
         lab.edit(row, |pod| pod.role(&value(n).0));
     }
-    for (row, n) in rows.iter().zip(first..) {
+    // Others each time.
+    let others = first / PODS % ONE_OF;
+    for (row, n) in rows.iter().zip(first..first + PODS).rev().skip(others).step_by(ONE_OF) {
         let listed = value(n).1;
         // The agent's next snapshot is some milliseconds away at most.
         while row.list().unwrap().text() != listed {
@@ -29,7 +34,7 @@ fn round(lab: &Lab, rows: &[Row], first: usize) {
     }
 }
 
-/// K27: ten thousand different annotations, each of which was answered for, leave the series as they were.
+/// K27: ten thousand different annotations, each of which was seen and a quarter asked for, leave the series as they were.
 #[test]
 fn ten_thousand_annotations_leave_the_series_as_they_were() {
     let Some(lab) = Lab::new("ten_thousand_annotations_leave_the_series_as_they_were") else { return };
@@ -42,14 +47,20 @@ fn ten_thousand_annotations_leave_the_series_as_they_were() {
             assert_eq!(row.document(&value(n).1).unwrap().status, 200, "{}", agent.log());
         }
     };
+    round(&lab, &rows, 0);
     documents(0);
     let before = series(&agent);
     assert!(before.iter().any(|name| name.contains("not_in_list")), "{before:?}");
-    for first in (PODS..ANNOTATIONS + PODS).step_by(PODS) {
+    for first in (PODS..ANNOTATIONS).step_by(PODS) {
         round(&lab, &rows, first);
     }
-    documents(ANNOTATIONS);
-    assert_eq!(series(&agent), before);
+    // What was written last has been seen when the last pod's has.
+    let last = || Ok(rows[PODS - 1].list()?.text() == value(ANNOTATIONS - 1).1);
+    agent.poll("the last annotation is known", last).unwrap();
+    documents(ANNOTATIONS - PODS);
+    let after = series(&agent);
+    let new: Vec<_> = after.symmetric_difference(&before).collect();
+    assert!(new.is_empty(), "{new:?}");
     // Neither is the log theirs to fill: of each pod and reason a line a minute, seen and asked.
     let lines = agent.lines().len();
     assert!(lines < 1_000, "{lines} lines");
