@@ -12,11 +12,14 @@ use rolegate_tests::world::{TRUST, arn};
 use tokio::time::Instant;
 
 use crate::lab::{ALLOWED_ROLES, EXTERNAL_ID_KEY, Lab, REFUSED, Row, Wrong};
+use crate::table;
 
 /// Threads that ask for each pod.
 const ASKERS: usize = 2;
 /// How often each pod's annotations go through all of their states.
 const ROUNDS: usize = 4;
+/// After as many 500s something is wrong.
+const TRIES: usize = 10;
 /// Of STS, so that edits fall into its calls.
 const STS_DELAY: Duration = Duration::from_millis(20);
 
@@ -135,7 +138,13 @@ fn keep_asking(
         wrong.unless(right, (&row.name, "list", &met), &list);
         for asked in names {
             let began = Instant::now();
-            let got = ask(lab, row, asked);
+            let mut got = ask(lab, row, asked);
+            // Nobody is edited, and STS takes longer than a request is held: this machine is busy.
+            for _ in 0..TRIES {
+                if got == Got::Status(500) && states.since(began).len() == 1 {
+                    got = ask(lab, row, asked);
+                }
+            }
             let met = states.since(began);
             // What changes while STS answers is 500, and not credentials.
             let moved = got == Got::Status(500) && met.len() > 1;
@@ -291,8 +300,7 @@ fn role_and_external_id_edited_together_are_read_together() {
             timeline.next(next.clone(), write, || lists(&agent, &row, &next));
             // The next edit falls into the call for this one, or comes after it.
             if n % 2 == 0 {
-                let served = || Ok(row.code("MyPodRole").is_ok_and(|code| code == "Success"));
-                agent.poll("the session is there", served).unwrap();
+                table::served(&agent, &row, "MyPodRole");
             }
         }
     });
@@ -354,5 +362,5 @@ fn pinned_role_outlives_any_edit_and_not_its_list() {
     let again = lab.row_at(edited.ip(), "default", "edited", |pod| pod.role("OtherRole"));
     assert_ne!(again.uid, edited.uid);
     lists(&agent, &again, &Is::served("OtherRole"));
-    assert_eq!(again.code("OtherRole").unwrap(), "Success", "{}", agent.log());
+    table::served(&agent, &again, "OtherRole");
 }

@@ -5,7 +5,7 @@ use rolegate_tests::skip;
 use rolegate_tests::world::arn;
 
 use crate::lab::{ALLOWED_ROLES, Lab, REFUSED, Row, Wrong};
-use crate::table::{NEIGHBOUR, beside};
+use crate::table::{NEIGHBOUR, beside, served};
 
 const MINE: &str = r#"["MyPodRole"]"#;
 const OTHER: &str = r#"["OtherRole"]"#;
@@ -33,8 +33,9 @@ fn namespace_deleted_and_made_again_permits_what_the_new_one_says() {
     let neighbour = lab.row("default", NEIGHBOUR, |pod| pod.role("MyPodRole"));
     let pod = lab.row("team", "web", |pod| pod.role("MyPodRole"));
     let agent = lab.world.agent(&[]).unwrap();
-    assert_eq!(pod.code("MyPodRole").unwrap(), "Success");
+    served(&agent, &pod, "MyPodRole");
 
+    served(&agent, &neighbour, "MyPodRole");
     let wrong = Wrong::default();
     beside(&neighbour, &wrong, || {
         assert!(api.delete_namespace("team"));
@@ -70,7 +71,7 @@ fn pod_made_again_in_another_namespace_leaves_its_permissions_behind() {
     lab.namespace("second", &[(ALLOWED_ROLES, OTHER)]);
     let mut pod = lab.row("first", "web", |pod| pod.role("MyPodRole"));
     let agent = lab.world.agent(&[]).unwrap();
-    assert_eq!(pod.code("MyPodRole").unwrap(), "Success");
+    served(&agent, &pod, "MyPodRole");
     for (namespace, code) in [("second", REFUSED), ("first", "Success"), ("second", REFUSED)] {
         lab.delete(&pod);
         let again = lab.row_at(pod.ip(), namespace, "web", |pod| pod.role("MyPodRole"));
@@ -97,7 +98,7 @@ fn namesakes_in_two_namespaces_have_nothing_in_common() {
     lab.namespace("second", &[(ALLOWED_ROLES, OTHER)]);
     let [first, second] = ["first", "second"].map(|ns| lab.row(ns, "web", |pod| pod.role("MyPodRole")));
     let agent = lab.world.agent(&[]).unwrap();
-    assert_eq!(first.code("MyPodRole").unwrap(), "Success");
+    served(&agent, &first, "MyPodRole");
     assert_eq!(second.code("MyPodRole").unwrap(), REFUSED);
 
     lab.edit(&second, |pod| pod.role("OtherRole"));

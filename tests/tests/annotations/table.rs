@@ -58,6 +58,12 @@ impl Gets {
 /// Asks for every row, while the neighbour (a pod of `MyPodRole`) is served; then reads what was reported.
 pub(crate) fn run(lab: &Lab, agent: Agent, neighbour: &Row, rows: &[(Row, Gets, Malformed)]) {
     let wrong = Wrong::default();
+    served(&agent, neighbour, "MyPodRole");
+    for (row, gets, _) in rows {
+        if let Gets::Served(arn) = gets {
+            served(&agent, row, arn.rsplit('/').next().unwrap_or_default());
+        }
+    }
     beside(neighbour, &wrong, || {
         for (row, gets, _) in rows {
             for _ in 0..TIMES {
@@ -78,6 +84,12 @@ pub(crate) fn run(lab: &Lab, agent: Agent, neighbour: &Row, rows: &[(Row, Gets, 
     agent.wait().unwrap();
     log(&agent.lines(), rows, &wrong);
     wrong.none();
+}
+
+/// Waits until the pod has credentials: the first call for them may take this machine longer than a request is held.
+pub(crate) fn served(agent: &Agent, row: &Row, role: &str) {
+    let what = format!("{}/{} is served", row.namespace, row.name);
+    agent.poll(&what, || Ok(row.code(role).is_ok_and(|code| code == "Success"))).unwrap();
 }
 
 /// Does `work` while the neighbour asks in a loop: it must get credentials each time.
