@@ -195,11 +195,11 @@ mod tests {
         assert_eq!(complaints.due(&b), Due::Later);
         assert_eq!(complaints.due(&complaint("2", "malformed_role", "a")), Due::Now);
         assert_eq!(complaints.due(&complaint("1", "own_role", "a")), Due::Now);
-        assert!(complaints.are(&[b.clone()]), "it waits");
+        assert!(complaints.are(std::slice::from_ref(&b)), "it waits");
         tokio::time::advance(LINE_EVERY).await;
         assert_eq!(complaints.due(&b), Due::Now);
         tokio::time::advance(LINE_EVERY * 60).await;
-        assert!(!complaints.are(&[b.clone()]));
+        assert!(!complaints.are(std::slice::from_ref(&b)));
         assert_eq!(complaints.due(&b), Due::Never, "as long as it lasts");
     }
 

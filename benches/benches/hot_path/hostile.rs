@@ -64,7 +64,7 @@ fn biggest(entries: usize) -> Vec<String> {
     let policy = Policy::new(rules(PatternFormat::Regexp), None);
     let made = |n: usize| vec![format!("(?:a?){{{n}}}b"); entries];
     let fits = |n: usize| is_list(&policy, &asking(0), &namespace(7, &json(&made(n))));
-    let (mut fitting, mut too_big) = (1, 10_000);
+    let (mut fitting, mut too_big) = (1_usize, 10_000);
     while too_big - fitting > 1 {
         let middle = fitting.midpoint(too_big);
         if fits(middle) { fitting = middle } else { too_big = middle }
