@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "annotations/defaults.rs"]
+mod defaults;
 #[path = "annotations/edits.rs"]
 mod edits;
 #[path = "annotations/external_ids.rs"]

@@ -21,6 +21,7 @@ pub(crate) const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
 pub(crate) const ROLE_KEY: &str = "iam.amazonaws.com/role";
 pub(crate) const EXTERNAL_ID_KEY: &str = "iam.amazonaws.com/external-id";
 pub(crate) const ALLOWED_ROLES: &str = "iam.amazonaws.com/allowed-roles";
+pub(crate) const PERMITTED: &str = "iam.amazonaws.com/permitted";
 /// The `Code` of a refusal.
 pub(crate) const REFUSED: &str = "AssumeRoleUnauthorizedAccess";
 

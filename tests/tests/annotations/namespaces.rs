@@ -1,18 +1,15 @@
-//! Annotations of a namespace: `allowed-roles` under both formats, `permitted`, `default-role`, `imds-v1`.
+//! `iam.amazonaws.com/allowed-roles` of a namespace, under both formats.
 
-use rolegate_tests::world::{NODE_ROLE, TRUST, arn};
+use rolegate_tests::world::{NODE_ROLE, TRUST};
 use serde_json::json;
 
-use crate::lab::{ALLOWED_ROLES, Lab};
+use crate::lab::{ALLOWED_ROLES, Lab, PERMITTED};
 use crate::table::{self, Gets, Malformed, NEIGHBOUR};
 
-const PERMITTED: &str = "iam.amazonaws.com/permitted";
-const DEFAULT_ROLE: &str = "iam.amazonaws.com/default-role";
-const IMDS_V1: &str = "iam.amazonaws.com/imds-v1";
-
-const NOT_JSON: &str = "it is not a JSON array of strings, such as";
+pub(crate) const NOT_JSON: &str = "it is not a JSON array of strings, such as";
 const EMPTY: &str = "(counted from 1) is wrong: it is empty";
-const EXPRESSION: &str = "it is not a regular expression, or one that compiles to more than 64 KiB";
+pub(crate) const EXPRESSION: &str =
+    "it is not a regular expression, or one that compiles to more than 64 KiB";
 const RESERVED: &str = "has no meaning in a glob; write one entry for each alternative";
 const SHAPE: &str = "it is neither a role's name or path, nor arn:PARTITION:iam::ACCOUNT:role/...";
 const ACCOUNT: &str = "its partition and account are not literal (the account has 12 digits)";
@@ -41,11 +38,13 @@ use List::{Lacks, Malformed as Wrong, Permits};
 type ListRow = (&'static str, String, List, List);
 
 fn lists() -> Vec<ListRow> {
-    let both = |name, value: String, list| (name, value, list, list);
-    let text = |name, value: &str, globs, expressions| (name, value.to_owned(), globs, expressions);
+    [not_arrays(), elements(), patterns(), sizes()].concat()
+}
+
+/// Not JSON, or something else than an array.
+fn not_arrays() -> Vec<ListRow> {
     let json_text = |name, value: &str| (name, value.to_owned(), Wrong(NOT_JSON), Wrong(NOT_JSON));
-    let mut rows = vec![
-        // Not JSON, or not an array.
+    vec![
         json_text("not-json", "MyPodRole"),
         json_text("nothing", ""),
         json_text("spaces", "   "),
@@ -69,48 +68,35 @@ fn lists() -> Vec<ListRow> {
         json_text("raw-newline-within", "[\"MyPodRole\", \"a\nb\"]"),
         json_text("fullwidth-brackets", "［\"MyPodRole\"］"),
         json_text("lone-surrogate", r#"["MyPodRole", "\ud800"]"#),
-        both("nested-deeply", "[".repeat(60_000), Wrong(NOT_JSON)),
-        // Elements that are no entries.
-        text("number-within", r#"["MyPodRole",5]"#, Wrong("its element 2"), Wrong("its element 2")),
-        text("null-within", r#"["MyPodRole",null]"#, Wrong("its element 2"), Wrong("its element 2")),
-        text("array-within", r#"[["MyPodRole"]]"#, Wrong("its element 1"), Wrong("its element 1")),
-        text(
-            "object-within",
-            r#"[{"a":1,"a":2},"MyPodRole"]"#,
-            Wrong("its element 1"),
-            Wrong("its element 1"),
-        ),
-        text("empty-entry", r#"[""]"#, Wrong(EMPTY), Wrong(EMPTY)),
-        text("empty-entry-first", r#"["","MyPodRole"]"#, Wrong(EMPTY), Wrong(EMPTY)),
-        text("empty-entry-last", r#"["MyPodRole",""]"#, Wrong(EMPTY), Wrong(EMPTY)),
-        text(
-            "escaped-nul",
-            r#"["MyPodRole","\u0000"]"#,
-            Wrong("which no role has"),
-            Wrong("which no role has"),
-        ),
-        text(
-            "unicode",
-            r#"["MyPodRole","МуPоdRоlе"]"#,
-            Wrong("which no role has"),
-            Wrong("which no role has"),
-        ),
-        // Lists.
-        text("exact", r#"["MyPodRole"]"#, Permits, Permits),
-        text("spaced", " [ \"Other\" , \"MyPodRole\" ]\r\n\t", Permits, Permits),
-        text("block-scalar", "[\"MyPodRole\"]\n", Permits, Permits),
-        text("escaped", r#"["\u004dyPodRole"]"#, Permits, Permits),
-        text("twice", r#"["MyPodRole","MyPodRole"]"#, Permits, Permits),
-        text("no-entries", "[]", Lacks, Lacks),
-        text("other-case", r#"["mypodrole"]"#, Lacks, Lacks),
-        text("nodes-own", &format!(r#"["{NODE_ROLE}"]"#), Lacks, Lacks),
-        text("percent-encoded", r#"["MyPodRol%65"]"#, Lacks, Lacks),
-        text("with-a-space", r#"["MyPodRole "]"#, Lacks, Lacks),
-        text("part-of-the-name", r#"["PodRole"]"#, Lacks, Lacks),
-    ];
-    rows.extend(patterns());
-    rows.extend(sizes());
-    rows
+        json_text("nested-deeply", &"[".repeat(60_000)),
+    ]
+}
+
+/// Elements that are entries in both formats, or in none.
+fn elements() -> Vec<ListRow> {
+    let text = |name, value: &str, list| (name, value.to_owned(), list, list);
+    vec![
+        text("number-within", r#"["MyPodRole",5]"#, Wrong("its element 2")),
+        text("null-within", r#"["MyPodRole",null]"#, Wrong("its element 2")),
+        text("array-within", r#"[["MyPodRole"]]"#, Wrong("its element 1")),
+        text("object-within", r#"[{"a":1,"a":2},"MyPodRole"]"#, Wrong("its element 1")),
+        text("empty-entry", r#"[""]"#, Wrong(EMPTY)),
+        text("empty-entry-first", r#"["","MyPodRole"]"#, Wrong(EMPTY)),
+        text("empty-entry-last", r#"["MyPodRole",""]"#, Wrong(EMPTY)),
+        text("escaped-nul", r#"["MyPodRole","\u0000"]"#, Wrong("which no role has")),
+        text("unicode", r#"["MyPodRole","МуPоdRоlе"]"#, Wrong("which no role has")),
+        text("exact", r#"["MyPodRole"]"#, Permits),
+        text("spaced", " [ \"Other\" , \"MyPodRole\" ]\r\n\t", Permits),
+        text("block-scalar", "[\"MyPodRole\"]\n", Permits),
+        text("escaped", r#"["\u004dyPodRole"]"#, Permits),
+        text("twice", r#"["MyPodRole","MyPodRole"]"#, Permits),
+        text("no-entries", "[]", Lacks),
+        text("other-case", r#"["mypodrole"]"#, Lacks),
+        text("nodes-own", &format!(r#"["{NODE_ROLE}"]"#), Lacks),
+        text("percent-encoded", r#"["MyPodRol%65"]"#, Lacks),
+        text("with-a-space", r#"["MyPodRole "]"#, Lacks),
+        text("part-of-the-name", r#"["PodRole"]"#, Lacks),
+    ]
 }
 
 /// Patterns, which the two formats read differently.
@@ -261,132 +247,4 @@ fn role_of_another_account_needs_an_entry_with_its_digits() {
         .collect();
     let agent = lab.world.agent(&[]).unwrap();
     table::run(&lab, agent, &neighbour, &rows);
-}
-
-/// K2, P29, P30: a default role is one role or none, asks the namespace's list like any other, and is never the node's.
-#[test]
-fn defaults_and_the_other_annotations_are_obeyed_or_refused_as_a_whole() {
-    let test = "defaults_and_the_other_annotations_are_obeyed_or_refused_as_a_whole";
-    let Some(lab) = Lab::new(test) else { return };
-    lab.namespace("default", &[(ALLOWED_ROLES, r#"["MyPodRole"]"#)]);
-    let neighbour = lab.row("default", NEIGHBOUR, |pod| pod.role("MyPodRole"));
-    let mut rows = Vec::new();
-    for (name, role, annotations, gets, malformed) in other_annotations() {
-        let annotations: Vec<_> = annotations.iter().map(|(key, value)| (*key, value.as_str())).collect();
-        lab.namespace(name, &annotations);
-        let row = lab.row(name, name, |pod| if role.is_empty() { pod } else { pod.role(role) });
-        rows.push((row, gets, malformed));
-    }
-    // The agent's default is never what an empty or malformed one of the namespace falls back to.
-    let agent = lab.world.agent(&["--default-role=OtherRole"]).unwrap();
-    table::run(&lab, agent, &neighbour, &rows);
-}
-
-/// A namespace's name, the role of its pod (empty: none), annotations, what the pod gets, what is reported.
-type OtherRow = (&'static str, &'static str, Vec<(&'static str, String)>, Gets, Malformed);
-
-fn other_annotations() -> Vec<OtherRow> {
-    let default = |name, value: &str, gets, malformed| -> OtherRow {
-        let annotations =
-            vec![(ALLOWED_ROLES, r#"["MyPodRole"]"#.to_owned()), (DEFAULT_ROLE, value.to_owned())];
-        (name, "", annotations, gets, malformed)
-    };
-    let wrong = |name, value: &str, says| {
-        let gets = Gets::Refused { listed: "malformed-role", reason: "malformed_default_role", says };
-        default(name, value, gets, Some(("default_role", says)))
-    };
-    let refused = |listed, reason, says| Gets::Refused { listed, reason, says };
-    let permitted = |name, value: &str, gets, malformed| -> OtherRow {
-        (name, "MyPodRole", vec![(PERMITTED, value.to_owned())], gets, malformed)
-    };
-    let v1 = |name, value: &str, gets, malformed| -> OtherRow {
-        let annotations = vec![(ALLOWED_ROLES, r#"["MyPodRole"]"#.to_owned()), (IMDS_V1, value.to_owned())];
-        (name, "MyPodRole", annotations, gets, malformed)
-    };
-    let not_v1 = |name, value: &str| {
-        v1(name, value, Gets::TokenRequired, Some(("imds_v1", "it is neither allow nor deny")))
-    };
-    let own = "the node's own role, which is never allowed";
-    let not_permitted = || refused("MyPodRole", "not_in_list", "does not allow it");
-    let malformed = |says| refused("MyPodRole", "namespace_list_malformed", says);
-    let long = "a".repeat(64 << 10);
-    vec![
-        default("default-good", "MyPodRole", Gets::role("MyPodRole"), None),
-        default(
-            "default-not-listed",
-            "OtherRole",
-            refused("OtherRole", "not_in_list", "does not allow it"),
-            None,
-        ),
-        default("default-empty", "", Gets::NoRole, None),
-        default("default-nodes-own", NODE_ROLE, refused(NODE_ROLE, "own_role", own), None),
-        default(
-            "default-china",
-            "arn:aws-cn:iam::123456789012:role/MyPodRole",
-            refused("MyPodRole", "foreign_partition", "of partition aws-cn"),
-            None,
-        ),
-        default(
-            "default-elsewhere",
-            "arn:aws:iam::999999999999:role/MyPodRole",
-            refused("MyPodRole", "not_in_list", "does not allow it"),
-            None,
-        ),
-        wrong("default-space", " ", "the role's name is not"),
-        wrong("default-newline", "MyPodRole\n", "the role's name is not"),
-        wrong("default-arn-x", "arn:x", "not a role ARN"),
-        wrong("default-json", r#"["MyPodRole"]"#, "the role's name is not"),
-        wrong("default-control", "\u{1b}[2J\0", "the role's name is not"),
-        wrong("default-long", &long, "allowed are at most 2048"),
-        // The agent's default, where the namespace has none.
-        (
-            "agents-default",
-            "",
-            vec![(ALLOWED_ROLES, r#"["OtherRole"]"#.to_owned())],
-            Gets::role("OtherRole"),
-            None,
-        ),
-        permitted("permitted-good", ".*/MyPodRole", Gets::role("MyPodRole"), None),
-        permitted("permitted-block-scalar", ".*/MyPodRole\n", Gets::role("MyPodRole"), None),
-        permitted("permitted-part", "MyPodRole", not_permitted(), None),
-        permitted("permitted-half-anchored", "^a|MyPodRole$", not_permitted(), None),
-        permitted("permitted-empty", "", not_permitted(), None),
-        permitted("permitted-spaces", "  ", not_permitted(), None),
-        permitted("permitted-open", "(", malformed(EXPRESSION), Some(("permitted", EXPRESSION))),
-        permitted("permitted-big", "(?:a?){5000}", malformed(EXPRESSION), Some(("permitted", EXPRESSION))),
-        permitted("permitted-escapes", "x)|(?:.*", malformed(EXPRESSION), Some(("permitted", EXPRESSION))),
-        permitted(
-            "permitted-control",
-            ".*\0",
-            malformed("which no role has"),
-            Some(("permitted", "which no role has")),
-        ),
-        permitted(
-            "permitted-long",
-            &long,
-            malformed("longer than 2048"),
-            Some(("permitted", "longer than 2048")),
-        ),
-        v1("v1-allow", "allow", Gets::role("MyPodRole"), None),
-        v1("v1-allow-newline", "allow\n", Gets::role("MyPodRole"), None),
-        v1("v1-deny", "deny", Gets::TokenRequired, None),
-        not_v1("v1-empty", ""),
-        not_v1("v1-capital", "Allow"),
-        not_v1("v1-true", "true"),
-        not_v1("v1-json", r#"["allow"]"#),
-        not_v1("v1-control", "allow\0"),
-        not_v1("v1-fullwidth", "ａｌｌｏｗ"),
-        not_v1("v1-long", &long),
-        (
-            "all-wrong",
-            "",
-            vec![
-                (ALLOWED_ROLES, "MyPodRole".to_owned()),
-                (PERMITTED, ".*".to_owned()),
-                (DEFAULT_ROLE, arn("MyPodRole")),
-            ],
-            malformed(NOT_JSON),
-            Some(("allowed_roles", NOT_JSON)),
-        ),
-    ]
 }
