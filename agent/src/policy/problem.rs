@@ -7,8 +7,8 @@ use super::rules::Restrictions;
 use super::text::printable;
 use crate::types::RoleArn;
 
-/// Longest message, in characters; the value in it is cut first.
-const MESSAGE_CHARS: usize = 512;
+/// Longest message, in characters: as long as that of a refusal.
+const MESSAGE_CHARS: usize = 1024;
 
 /// Of the value, in characters.
 const VALUE_CHARS: usize = 160;
@@ -18,7 +18,7 @@ const VALUE_CHARS: usize = 160;
 pub struct NamespaceProblem {
     /// Which one: one of [`NamespaceProblem::ANNOTATIONS`], a bounded label.
     pub annotation: &'static str,
-    /// What is wrong, what is allowed, and what holds meanwhile: printable ASCII, at most 512 characters.
+    /// What is wrong, what is allowed, and what holds meanwhile: printable ASCII, at most 1024 characters.
     pub message: String,
 }
 

@@ -227,7 +227,7 @@ fn log(lines: &[Line], rows: &[(Row, Gets, Malformed)], wrong: &Wrong) {
             said.iter().filter(|line| line.text_of("annotation").as_deref() == Some(annotation)).count() == 1
                 && said.iter().any(|line| {
                     let detail = line.text_of("detail").unwrap_or_default();
-                    detail.contains(says) && detail.contains("iam.amazonaws.com/") && is_tame(&detail, 512)
+                    detail.contains(says) && detail.contains("iam.amazonaws.com/") && is_tame(&detail, 1_024)
                 })
         });
         wrong.unless(right, (&row.name, "of the namespace", malformed), &said);

@@ -219,7 +219,7 @@ proptest! {
         let has = |annotations: &[&str]| problems.iter().any(|it| annotations.contains(&it.annotation));
         for problem in &problems {
             prop_assert!(NamespaceProblem::ANNOTATIONS.contains(&problem.annotation));
-            prop_assert!(problem.message.len() <= 512);
+            prop_assert!(problem.message.len() <= 1024);
             prop_assert!(problem.message.bytes().all(|b| b == b' ' || b.is_ascii_graphic()));
         }
         prop_assert_eq!(has(&["allowed_roles", "permitted"]), code(&policy, "x", &ns) == "namespace_list_malformed");
