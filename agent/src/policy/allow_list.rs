@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use regex::bytes::{RegexSet, RegexSetBuilder};
 
-use super::entry::{self, Entry, EntryError, Scope};
+use super::entry::{self, Asked, Entry, EntryError, Scope};
 use super::rules::PatternFormat;
 use crate::types::RoleArn;
 
@@ -197,7 +197,8 @@ impl AllowList {
     }
 
     fn search(&self, role: &RoleArn, scope: Scope) -> Option<usize> {
-        let glob = self.entries.iter().position(|entry| entry.matches_as_glob(role, scope));
+        let asked = Asked::new(role, scope);
+        let glob = self.entries.iter().position(|entry| entry.matches_as_glob(&asked));
         let whole = || self.whole_arn.find(role.as_str(), |at| self.entries[at].speaks_of(role, scope));
         let relative = || {
             let name = scope.relative(role)?;
