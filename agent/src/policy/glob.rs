@@ -142,7 +142,7 @@ fn fill(reached: &mut [u64]) {
     let mut below = 0;
     for word in reached {
         // From its lowest bit upward.
-        *word = below | word.wrapping_neg() | *word;
+        *word |= below | word.wrapping_neg();
         if *word != 0 {
             below = u64::MAX;
         }
