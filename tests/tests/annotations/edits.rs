@@ -174,6 +174,7 @@ fn while_asked(
         let answers = askers.into_iter().map(|asker| asker.join().unwrap());
         answers.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     });
+    println!("served and refused: {answers:?}");
     wrong.none();
     answers
 }
@@ -328,24 +329,22 @@ fn pinned_role_outlives_any_edit_and_not_its_list() {
             (lab.row("default", name, |pod| pod.role(role)), Timeline::starting(state.clone()))
         })
         .collect();
-    let later = lab.row("default", "later", |pod| pod);
+    let later = lab.next_address();
     let agent = lab.world.agent(&["--pin-roles"]).unwrap();
     let asked: Vec<_> = pods.iter().map(|(row, timeline)| (row, timeline)).collect();
     let names = ["MyPodRole", "OtherRole", "Forbidden", "malformed-role"];
     let (served, refused) = while_asked(&lab, &asked, &names, || {
-        for n in 0..ROUNDS {
-            for role in ["OtherRole", "Forbidden", "", "arn:y"] {
-                for (row, _) in &pods {
-                    lab.edit(row, |pod| pod.role(role).annotation(EXTERNAL_ID_KEY, "tenant-1"));
-                }
+        for (n, role) in ["OtherRole", "Forbidden", "", "arn:y"].iter().cycle().take(4 * ROUNDS).enumerate() {
+            for (row, _) in &pods {
+                lab.edit(row, |pod| pod.role(role).annotation(EXTERNAL_ID_KEY, "tenant-1"));
             }
             // What was written before another pod was made has been seen when that pod has.
-            lab.delete(&later);
-            let name = format!("later-{n}");
-            let last = lab.row_at(later.ip(), "default", &name, |pod| pod.role("OtherRole"));
+            let last = lab.row_at(later, "default", &format!("later-{n}"), |pod| pod.role("OtherRole"));
             lists(&agent, &last, &Is::served("OtherRole"));
             lab.delete(&last);
-            lab.edit(&later, |pod| pod);
+            for (row, timeline) in &pods {
+                lists(&agent, row, &timeline.since(Instant::now())[0]);
+            }
             // A list of all pods says nothing new of them either.
             if let Ok(api) = lab.world.cluster.double() {
                 api.faults().expire();

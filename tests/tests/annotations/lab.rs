@@ -69,9 +69,14 @@ impl Lab {
 
     /// Makes a pod at the next address.
     pub(crate) fn row(&self, namespace: &str, name: &str, shape: impl FnOnce(Pod) -> Pod) -> Row {
+        self.row_at(self.next_address(), namespace, name, shape)
+    }
+
+    /// An address that nobody had.
+    pub(crate) fn next_address(&self) -> Ipv4Addr {
         let n = self.used.fetch_add(1, Ordering::Relaxed) + 1;
         assert!(n <= MOST, "a table has at most {MOST} rows");
-        self.row_at(address(n), namespace, name, shape)
+        address(n)
     }
 
     /// Makes a pod at an address that is, or was, another's.

@@ -57,6 +57,7 @@ impl Gets {
 
 /// Asks for every row, while the neighbour (a pod of `MyPodRole`) is served; then reads what was reported.
 pub(crate) fn run(lab: &Lab, agent: Agent, neighbour: &Row, rows: &[(Row, Gets, Malformed)]) {
+    println!("{} rows", rows.len());
     let wrong = Wrong::default();
     served(&agent, neighbour, "MyPodRole");
     for (row, gets, _) in rows {
