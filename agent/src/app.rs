@@ -17,10 +17,10 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::admin::{Admin, DebugPages, Health, Scope};
+use crate::cluster::Snapshot;
 use crate::cluster::watch::{Watch, WatchGates};
-use crate::cluster::{PodRecord, Snapshot};
 use crate::config::{Config, RedirectMode};
-use crate::credentials::{Broker, SessionKey};
+use crate::credentials::Broker;
 use crate::identity::Identity;
 use crate::imds::document;
 use crate::imds::handler::{Door, With};
@@ -29,8 +29,8 @@ use crate::imds::route::MetadataPolicy;
 use crate::imds::token::TokenKey;
 use crate::imds::upstream::Upstream;
 use crate::metrics::Registry;
-use crate::policy::{NamespaceFacts, Policy};
-use crate::prefetch;
+use crate::policy::Policy;
+use crate::prefetch::{self, Complaints};
 use crate::ready::Gates;
 use crate::redirect::Redirect;
 use crate::server::{Listeners, Server};
@@ -104,7 +104,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let redirect = start_redirect(&base).await?;
     let wires = start_wires(&base, &mut supervisor);
     start_redirect_task(redirect, &wires, &mut supervisor);
-    start_prefetch(&wires, &mut supervisor);
+    start_prefetch(&base, &wires, &mut supervisor);
     let admin = start_admin(&base, &wires, admin, &mut supervisor);
     start_server(&base, wires, app, admin, &mut supervisor)?;
     start_ready_log(&base, &mut supervisor);
@@ -216,19 +216,17 @@ fn start_redirect_task(redirect: Redirect, wires: &Wires, supervisor: &mut Super
 }
 
 /// What pods will ask for depends on the policy: when that is known, or known better, it is computed anew.
-fn start_prefetch(wires: &Wires, supervisor: &mut Supervisor) {
+fn start_prefetch(base: &Base, wires: &Wires, supervisor: &mut Supervisor) {
     let (snapshots, broker) = (wires.snapshots.clone(), wires.broker.clone());
     let (mut policies, shutdown) = (wires.policy.clone(), supervisor.shutdown());
+    let mut complaints = Complaints::new(&base.registry);
     supervisor.spawn("prefetch", async move {
         loop {
             let policy = policies.borrow_and_update().clone();
-            let key_of = |pod: &PodRecord, namespace: &NamespaceFacts| {
-                let decision = policy.as_ref()?.decide(&pod.facts, namespace);
-                decision.outcome.ok().map(|grant| SessionKey::from(&grant))
-            };
+            let (snapshots, broker) = (snapshots.clone(), broker.clone());
             tokio::select! {
                 biased;
-                () = prefetch::run(snapshots.clone(), key_of, broker.clone(), shutdown.clone()) => return Ok(()),
+                () = prefetch::run(snapshots, policy, broker, &mut complaints, shutdown.clone()) => return Ok(()),
                 changed = policies.changed() => changed?,
             }
         }

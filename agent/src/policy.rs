@@ -6,6 +6,7 @@ mod entry;
 mod facts;
 mod glob;
 mod node_role;
+mod problem;
 mod reason;
 mod rules;
 mod session_name;
@@ -21,12 +22,15 @@ use self::allow_list::{Permission, Texts};
 use self::entry::Scope;
 use crate::types::{ExternalId, RoleArn, RoleArnError, SessionName};
 
+#[cfg(test)]
+pub(crate) use allow_list::COMPILED;
 pub use allow_list::ListError;
 pub use denied::{Denied, Place, Remedy};
 pub use entry::EntryError;
 pub use facts::{NamespaceAnnotations, NamespaceFacts, PodFacts};
 pub use glob::GlobError;
 pub use node_role::NodeRole;
+pub use problem::NamespaceProblem;
 pub use reason::{Reason, RoleSource};
 pub use rules::{AnnotationKeys, PatternFormat, Restrictions, Rules};
 pub use session_name::{DEFAULT_SESSION_NAME, SessionTemplate, TemplateError};

@@ -9,6 +9,8 @@
 mod cluster;
 #[path = "hot_path/door.rs"]
 mod door;
+#[path = "hot_path/hostile.rs"]
+mod hostile;
 
 use std::hint::black_box;
 use std::net::IpAddr;
@@ -210,6 +212,6 @@ fn config() -> Criterion {
 criterion_group! {
     name = hot_path;
     config = config();
-    targets = pod_ip, routes, tokens, identity, decide, respond, exchange, role_arn, publish
+    targets = pod_ip, routes, tokens, identity, decide, hostile::lists, respond, exchange, role_arn, publish
 }
 criterion_main!(hot_path);

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use regex::bytes::{RegexSet, RegexSetBuilder};
 
-use super::entry::{Entry, EntryError, Scope};
+use super::entry::{self, Asked, Entry, EntryError, Scope};
 use super::rules::PatternFormat;
 use crate::types::RoleArn;
 
 /// Longest annotation, in bytes.
-const LONGEST_BYTES: usize = 64 * 1024;
+pub(super) const LONGEST_BYTES: usize = 64 * 1024;
 
 /// Most entries.
 pub(super) const MOST_ENTRIES: usize = 256;
@@ -44,8 +44,8 @@ pub(super) enum Permission {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListError {
     /// Too many bytes.
-    #[error("it has {0} bytes; at most {LONGEST_BYTES} are read")]
-    TooLong(usize),
+    #[error("it has more than the {LONGEST_BYTES} bytes that are read")]
+    TooLong,
     /// Too many entries.
     #[error("it has {0} entries; at most {MOST_ENTRIES} are read")]
     TooMany(usize),
@@ -86,6 +86,12 @@ struct Expressions {
     entries: Vec<usize>,
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How often annotations were read and compiled on this thread.
+    pub(crate) static COMPILED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 // === impl Permission ===
 
 impl Permission {
@@ -95,6 +101,8 @@ impl Permission {
         permitted: Option<&str>,
         format: PatternFormat,
     ) -> Self {
+        #[cfg(test)]
+        COMPILED.with(|count| count.set(count.get() + 1));
         match (allowed_roles, permitted) {
             (Some(json), _) => Self::of_json(json, format),
             (None, Some(expression)) => Self::of_permitted(expression),
@@ -145,8 +153,12 @@ impl Permission {
     }
 
     fn of_entries(texts: Texts, entries: Vec<Entry>, wrong: Option<ListError>) -> Self {
-        let list = wrong.map_or_else(|| AllowList::new(Arc::clone(&texts), entries), Err);
-        list.map_or_else(|error| Self::Malformed { error, valid: Some(texts) }, Self::List)
+        match (AllowList::new(Arc::clone(&texts), entries), wrong) {
+            (Ok(list), None) => Self::List(list),
+            (Ok(_), Some(error)) => Self::Malformed { error, valid: Some(texts) },
+            // A list that keeps all of them would be as wrong.
+            (Err(too_big), wrong) => Self::Malformed { error: wrong.unwrap_or(too_big), valid: None },
+        }
     }
 }
 
@@ -185,7 +197,8 @@ impl AllowList {
     }
 
     fn search(&self, role: &RoleArn, scope: Scope) -> Option<usize> {
-        let glob = self.entries.iter().position(|entry| entry.matches_as_glob(role, scope));
+        let asked = Asked::new(role, scope);
+        let glob = self.entries.iter().position(|entry| entry.matches_as_glob(&asked));
         let whole = || self.whole_arn.find(role.as_str(), |at| self.entries[at].speaks_of(role, scope));
         let relative = || {
             let name = scope.relative(role)?;
@@ -207,7 +220,7 @@ impl Expressions {
                 && *whole_arn == over_arn
             {
                 numbers.push(at);
-                anchored.push(format!("^(?:{text})$"));
+                anchored.push(entry::anchored(text));
             }
         }
         let set = RegexSetBuilder::new(anchored)
@@ -231,7 +244,7 @@ impl Expressions {
 /// The elements of a JSON array, within the bounds.
 fn elements(json: &str) -> Result<Vec<serde_json::Value>, ListError> {
     if json.len() > LONGEST_BYTES {
-        return Err(ListError::TooLong(json.len()));
+        return Err(ListError::TooLong);
     }
     let elements: Vec<serde_json::Value> = serde_json::from_str(json).map_err(|_| ListError::NotAnArray)?;
     if elements.len() > MOST_ENTRIES {

@@ -2,7 +2,7 @@
 
 use regex::bytes::RegexBuilder;
 
-use super::glob::{Glob, GlobError};
+use super::glob::{Glob, GlobError, Text};
 use super::rules::PatternFormat;
 use crate::types::RoleArn;
 
@@ -23,6 +23,15 @@ pub(super) struct Scope {
     pub(super) home: bool,
     /// It is also below the base's path: bytes of [`RoleArn::path_and_name`] that the base's path takes.
     pub(super) below_base: Option<usize>,
+}
+
+/// A role, as globs are held against it.
+#[derive(Debug)]
+pub(super) struct Asked<'r> {
+    role: &'r RoleArn,
+    path_and_name: Text,
+    /// Below the base's path.
+    relative: Option<Text>,
 }
 
 /// A valid entry.
@@ -85,7 +94,11 @@ impl Entry {
     /// A regular expression; `whole_arn`: over the whole ARN.
     pub(super) fn expression(text: &str, whole_arn: bool) -> Result<Self, EntryError> {
         // Alone: `x)|(?:.*admin` compiles only inside of parentheses.
-        compile_alone(text)?;
+        compile(text)?;
+        // And as it is used: `(?x)a #`, a comment, only alone.
+        if text.contains('#') {
+            compile(&anchored(text))?;
+        }
         Ok(Self::Expression { text: text.into(), whole_arn })
     }
 
@@ -113,14 +126,14 @@ impl Entry {
         Ok(Self::Arn { partition: partition.into(), account: account.into(), resource })
     }
 
-    /// A glob that describes `role`; expressions never do (they are matched together).
-    pub(super) fn matches_as_glob(&self, role: &RoleArn, scope: Scope) -> bool {
+    /// A glob that describes the role (expressions never do: they are matched together).
+    pub(super) fn matches_as_glob(&self, asked: &Asked<'_>) -> bool {
         match self {
-            Self::Relative(glob) => scope.relative(role).is_some_and(|name| glob.matches(name)),
+            Self::Relative(glob) => asked.relative.as_ref().is_some_and(|name| glob.matches(name)),
             Self::Arn { partition, account, resource } => {
-                role.partition() == &**partition
-                    && role.account() == &**account
-                    && resource.matches(role.path_and_name())
+                asked.role.partition() == &**partition
+                    && asked.role.account() == &**account
+                    && resource.matches(&asked.path_and_name)
             }
             Self::Expression { .. } => false,
         }
@@ -133,6 +146,15 @@ impl Entry {
             Self::Arn { account, .. } => role.account() == &**account,
             Self::Expression { text, .. } => scope.home || has_account(text, role.account()),
         }
+    }
+}
+
+// === impl Asked ===
+
+impl<'r> Asked<'r> {
+    pub(super) fn new(role: &'r RoleArn, scope: Scope) -> Self {
+        let path_and_name = Text::new(role.path_and_name());
+        Self { role, path_and_name, relative: scope.relative(role).map(Text::new) }
     }
 }
 
@@ -150,7 +172,12 @@ fn starts_as_arn(text: &str) -> bool {
     text.strip_prefix('^').unwrap_or(text).starts_with("arn:")
 }
 
-fn compile_alone(text: &str) -> Result<(), EntryError> {
+/// As it is held against a role: the whole of it.
+pub(super) fn anchored(expression: &str) -> String {
+    format!("^(?:{expression})$")
+}
+
+fn compile(text: &str) -> Result<(), EntryError> {
     RegexBuilder::new(text)
         .unicode(false)
         .size_limit(EXPRESSION_BYTES)
@@ -194,7 +221,7 @@ mod tests {
 
     #[test]
     fn expressions_that_are_unbalanced_or_big_are_none() {
-        for text in ["x)|(?:.*admin", "(?:a?){5000}", "(", "[", r"\", "(?=a)", r"\w{9999}"] {
+        for text in ["x)|(?:.*admin", "(?:a?){5000}", "(", "[", r"\", "(?=a)", r"\w{9999}", "(?x)a #"] {
             assert!(Entry::parse(text, PatternFormat::Regexp).is_err(), "{text:?}");
         }
         let nested = format!("{}a{}", "(".repeat(100), ")".repeat(100));

@@ -53,6 +53,21 @@ pub struct NamespaceFacts {
     compiled: OnceLock<(PatternFormat, Permission)>,
 }
 
+// === impl PodFacts ===
+
+impl PodFacts {
+    /// Bytes of an annotation that are worth keeping: one more than the longest that can be valid has. The API server
+    /// takes 256 KiB from each pod.
+    pub const ANNOTATION_BYTES: usize = 2_049;
+}
+
+// === impl NamespaceAnnotations ===
+
+impl NamespaceAnnotations {
+    /// As [`PodFacts::ANNOTATION_BYTES`], of a namespace.
+    pub const BYTES: usize = super::allow_list::LONGEST_BYTES + 1;
+}
+
 // === impl NamespaceFacts ===
 
 impl NamespaceFacts {

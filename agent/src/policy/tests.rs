@@ -164,6 +164,7 @@ fn audit_says_what_enforce_would_have_refused() {
     assert_eq!(allowed.outcome.unwrap().audited, None);
 }
 
+/// P30: in a pod's annotation, whatever its path and case.
 #[test]
 fn nodes_own_role_is_refused_by_every_name_it_has() {
     let everything = listing(r#"["**"]"#);
@@ -178,6 +179,7 @@ fn nodes_own_role_is_refused_by_every_name_it_has() {
     assert_eq!(code(&enforce(), "arn:aws:iam::999999999999:role/corp-node", &elsewhere), "granted");
 }
 
+/// P30: in a list.
 #[test]
 fn list_that_names_the_nodes_own_role_permits_nothing_by_it_and_says_so() {
     let ns = listing(r#"["arn:aws:iam::123456789012:role/kops/corp-node"]"#);
@@ -189,6 +191,7 @@ fn list_that_names_the_nodes_own_role_permits_nothing_by_it_and_says_so() {
     assert_eq!(code(&enforce(), "MyPodRole", &beside), "granted");
 }
 
+/// P30: as a default.
 #[test]
 fn nodes_own_role_is_refused_as_a_default_and_granted_only_with_the_flag() {
     let ns = with(NamespaceAnnotations {
@@ -204,6 +207,7 @@ fn nodes_own_role_is_refused_as_a_default_and_granted_only_with_the_flag() {
     assert!(decision.reasons.contains(&Reason::NodeRoleAllowed));
 }
 
+/// K2: nothing is nothing, also where a base ARN could be put before it.
 #[test]
 fn empty_annotation_is_no_role_and_neither_base_nor_default() {
     let mut defaulting = rules(Restrictions::Off);
@@ -215,6 +219,7 @@ fn empty_annotation_is_no_role_and_neither_base_nor_default() {
     assert_eq!(Denied::NoRole.listed_name(), None);
 }
 
+/// P29: a default role is held against the list as an annotation is.
 #[test]
 fn defaults_apply_to_absent_annotations_only_and_are_subject_to_the_list() {
     let mut defaulting = rules(Restrictions::Enforce);

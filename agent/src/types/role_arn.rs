@@ -31,7 +31,7 @@ pub enum RoleArnError {
     #[error("the role is empty; allowed are a name, a path/name or an ARN")]
     Empty,
     /// Longer than any ARN.
-    #[error("the role has {0} bytes; allowed are at most 2048")]
+    #[error("the role is too long; allowed are at most 2048 bytes")]
     TooLong(usize),
     /// Not the shape of an IAM role's ARN.
     #[error("not a role ARN; allowed is arn:PARTITION:iam::ACCOUNT:role/[PATH/]NAME")]

@@ -134,6 +134,7 @@ fn audit_serves_and_counts_and_logs_what_it_would_have_denied() {
     });
 }
 
+/// P34: what the list no longer names is refused at the next request, though its session is cached.
 #[test]
 fn block_scalar_with_its_newline_allows_its_role_and_refuses_the_other_at_its_next_request() {
     let test = "allowed_roles::block_scalar_with_its_newline_allows_its_role_and_refuses_the_other_at_its_next_request";
@@ -150,6 +151,7 @@ fn block_scalar_with_its_newline_allows_its_role_and_refuses_the_other_at_its_ne
     assert!(agent.status().is_none());
 }
 
+/// P30: the node's own role is refused in lists and in annotations, and harms no entry beside it.
 #[test]
 fn list_with_only_the_nodes_role_allows_nothing_and_beside_another_does_no_harm() {
     let test = "allowed_roles::list_with_only_the_nodes_role_allows_nothing_and_beside_another_does_no_harm";

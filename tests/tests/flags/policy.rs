@@ -88,6 +88,7 @@ fn nodes_own_role_is_given_only_where_told_and_names_need_a_base() {
     assert_eq!(status(&agent, &plain, "/latest/meta-data/iam/security-credentials/"), 404);
 }
 
+/// P21: with `--pin-roles` an edit changes nothing within the UID; without, the next request has it.
 #[test]
 fn pinned_roles_outlive_their_annotation() {
     let Some(world) = world("pinned_roles_outlive_their_annotation") else { return };

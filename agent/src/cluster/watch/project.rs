@@ -16,14 +16,15 @@ pub(super) fn project_pod(pod: &Object, keys: &AnnotationKeys) -> Option<PodReco
         None if !pod.readable => Some(Arc::from("")),
         name => name.map(Arc::from),
     };
+    let of_pod = |key: &str| annotation(pod.annotations.as_ref(), key, PodFacts::ANNOTATION_BYTES);
     let service_account = pod.service_account.as_deref().filter(|name| !name.is_empty());
     let facts = PodFacts {
         uid: PodUid::new(pod.uid.as_deref()?),
         namespace: named(&pod.namespace)?,
         name: named(&pod.name)?,
         service_account: service_account.unwrap_or("default").into(),
-        role: annotation(pod.annotations.as_ref(), &keys.role),
-        external_id: annotation(pod.annotations.as_ref(), &keys.external_id),
+        role: of_pod(&keys.role),
+        external_id: of_pod(&keys.external_id),
     };
     let mut ips: Vec<_> = pod.ips.iter().filter_map(|ip| ip.parse().ok()).collect();
     ips.sort_unstable();
@@ -45,17 +46,24 @@ pub fn project_namespace(
     annotations: Option<&BTreeMap<String, String>>,
     keys: &AnnotationKeys,
 ) -> NamespaceFacts {
+    let of_namespace = |key: &str| annotation(annotations, key, NamespaceAnnotations::BYTES);
     let annotations = NamespaceAnnotations {
-        allowed_roles: annotation(annotations, &keys.allowed_roles),
-        permitted: annotation(annotations, &keys.permitted),
-        default_role: annotation(annotations, &keys.default_role),
-        imds_v1: annotation(annotations, &keys.imds_v1),
+        allowed_roles: of_namespace(&keys.allowed_roles),
+        permitted: of_namespace(&keys.permitted),
+        default_role: of_namespace(&keys.default_role),
+        imds_v1: of_namespace(&keys.imds_v1),
     };
     NamespaceFacts::new(name, annotations)
 }
 
-fn annotation(annotations: Option<&BTreeMap<String, String>>, key: &str) -> Option<Arc<str>> {
-    annotations?.get(key).map(|value| Arc::from(value.as_str()))
+/// The value, or so much of one that is too long that it stays too long: 250 pods may not hold 64 MiB of it.
+fn annotation(
+    annotations: Option<&BTreeMap<String, String>>,
+    key: &str,
+    most_bytes: usize,
+) -> Option<Arc<str>> {
+    let value = annotations?.get(key)?;
+    Some(Arc::from(&value[..value.ceil_char_boundary(most_bytes)]))
 }
 
 #[cfg(test)]
@@ -113,6 +121,28 @@ mod tests {
         .unwrap();
         assert!(pod.unreadable);
         assert_eq!((pod.ips, pod.facts.role), (vec!["10.1.0.11".parse().unwrap()], None));
+    }
+
+    #[test]
+    fn what_is_too_long_is_kept_just_too_long() {
+        let keys = AnnotationKeys::default();
+        let pod = |value: &str| {
+            let annotations =
+                serde_json::json!({"iam.amazonaws.com/role": value, "iam.amazonaws.com/external-id": value});
+            let meta = serde_json::json!({"uid": "u1", "namespace": "default", "name": "a", "annotations": annotations});
+            project(serde_json::json!({"metadata": meta})).unwrap().facts
+        };
+        let longest = "a".repeat(2_048);
+        assert_eq!(pod(&longest).role.as_deref(), Some(&*longest));
+        for (value, bytes) in [("a".repeat(256 << 10), 2_049), ("é".repeat(64 << 10), 2_050)] {
+            let facts = pod(&value);
+            for kept in [facts.role.unwrap(), facts.external_id.unwrap()] {
+                assert_eq!((kept.len(), value.starts_with(&*kept)), (bytes, true));
+            }
+            let annotations = BTreeMap::from([(keys.allowed_roles.clone(), value)]);
+            let list = project_namespace("default", Some(&annotations), &keys).allowed_roles.unwrap();
+            assert!((65_537..65_539).contains(&list.len()), "{}", list.len());
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ fn check(format: PatternFormat, base: &str, rows: &[(&[&str], &str, bool)]) {
     }
 }
 
+/// K5, P31: `*` crosses neither `/` nor `:`, and nothing reaches another account but its digits.
 #[test]
 fn globs_are_held_against_the_whole_role_within_the_base_account() {
     let home = |name: &str| format!("{HOME}{name}");
@@ -55,6 +56,7 @@ fn globs_are_held_against_the_whole_role_within_the_base_account() {
     );
 }
 
+/// K3, P31: what is left of a list that is partly wrong permits nothing.
 #[test]
 fn malformed_lists_deny_wholly_in_both_formats() {
     let many = serde_json::to_string(&vec!["x"; 257]).unwrap();
@@ -88,6 +90,7 @@ fn malformed_lists_deny_wholly_in_both_formats() {
     }
 }
 
+/// K4, P31: an expression is held against the whole role, alternatives included.
 #[test]
 fn expressions_are_anchored_as_a_whole_and_cannot_leave_their_parentheses() {
     let home = |name: &str| format!("{HOME}{name}");
@@ -169,6 +172,7 @@ fn permitted_is_one_expression_over_the_whole_arn_and_yields_to_allowed_roles() 
     assert_eq!(code(&enforce(), &home, &ns(Some("x"), ".*")), "namespace_list_malformed");
 }
 
+/// P32: at the bounds: a decision comes out, and no grant of what is not there.
 #[test]
 fn list_of_a_hostile_size_decides_within_its_bounds() {
     let globs = serde_json::to_string(&vec!["*a".repeat(100); 256]).unwrap();
@@ -194,4 +198,60 @@ fn answers_are_remembered_for_the_question_and_not_for_the_role_alone() {
         }
         assert_eq!(code(&policy(format, HOME), "x", &ns), "granted");
     }
+}
+
+/// P32: each bound on what is read and compiled holds at its last value, and one beyond is refused by that bound and no
+/// other. What the largest costs, `hostile_list` of the benches measures.
+#[test]
+fn every_bound_of_a_list_holds_to_the_byte() {
+    let error = |format, list: &str| {
+        let Err(Denied::NamespaceListMalformed { error, .. }) =
+            policy(format, HOME).decide(&pod(Some("x")), &listing(list)).outcome
+        else {
+            return None;
+        };
+        Some(error)
+    };
+    let entry = |error| Some(ListError::Entry { number: 1, error });
+    let padded = |bytes: usize| format!("[\"x\"{}]", " ".repeat(bytes - 5));
+    let entries = |n: usize| serde_json::to_string(&vec!["x"; n]).unwrap();
+    let of = |text: String| serde_json::to_string(&[text]).unwrap();
+    for format in [PatternFormat::Glob, PatternFormat::Regexp] {
+        assert_eq!(error(format, &padded(64 << 10)), None);
+        assert_eq!(error(format, &padded((64 << 10) + 1)), Some(ListError::TooLong));
+        assert_eq!(error(format, &entries(256)), None);
+        assert_eq!(error(format, &entries(257)), Some(ListError::TooMany(257)));
+        assert_eq!(error(format, &of("x".repeat(2_049))), entry(EntryError::TooLong));
+    }
+    assert_eq!(error(PatternFormat::Glob, &of("x".repeat(2_048))), None);
+    // The longest ARN of a role, as an expression that is nothing but its text.
+    assert_eq!(
+        error(
+            PatternFormat::Regexp,
+            &of(format!("arn:aws-us-gov:iam::123456789012:role/{}", "x".repeat(575)))
+        ),
+        None
+    );
+    // It is the size that is refused: without a limit of ours this one compiles, and takes 143 ms a match.
+    assert!(regex::bytes::Regex::new("(?:a?){5000}").is_ok());
+    assert_eq!(error(PatternFormat::Regexp, r#"["(?:a?){5000}"]"#), entry(EntryError::Expression));
+    let nested = |depth: usize| format!("{}x{}", "(".repeat(depth), ")".repeat(depth));
+    assert_eq!(error(PatternFormat::Regexp, &of(nested(30))), None);
+    assert_eq!(error(PatternFormat::Regexp, &of(nested(33))), entry(EntryError::Expression));
+    // Each of them fits, and all of them together do not.
+    let big = serde_json::to_string(&vec!["(?:a?){300}b"; 256]).unwrap();
+    assert_eq!(error(PatternFormat::Regexp, r#"["(?:a?){300}b"]"#), None);
+    assert_eq!(error(PatternFormat::Regexp, &big), Some(ListError::TooBig));
+}
+
+#[test]
+fn list_that_is_too_big_together_offers_no_command_that_keeps_it() {
+    let list = serde_json::to_string(&vec!["(?:a?){400}b"; 40]).unwrap();
+    let denied =
+        policy(PatternFormat::Regexp, HOME).decide(&pod(Some("x")), &listing(&list)).outcome.unwrap_err();
+    assert!(denied.message().contains("too big together"), "{}", denied.message());
+    assert!(
+        denied.message().ends_with("change the annotation iam.amazonaws.com/allowed-roles"),
+        "{denied:?}"
+    );
 }

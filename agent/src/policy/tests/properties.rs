@@ -56,6 +56,7 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    /// P31: whatever entries are made of.
     #[test]
     fn no_list_allows_an_account_that_is_not_literally_in_it(
         entries in prop::collection::vec(entry(), 0..4), format in formats(), name in "[a-z/]{0,6}x",
@@ -120,6 +121,7 @@ proptest! {
         }
     }
 
+    /// P29: the role is the annotation's, normalised, in every mode.
     #[test]
     fn every_grant_is_the_role_that_was_asked_for(
         role in prop_oneof!["[a-z/]{1,9}", "(123456789012|999999999999):role/[a-z/]{0,5}[a-z]"],
@@ -155,4 +157,107 @@ proptest! {
             prop_assert_eq!(code(&policy, &role, &listing(&word)), "granted", "{}", word);
         }
     }
+
+    /// P29: a role is granted where an entry describes the whole of it, by another reading of what entries mean, and
+    /// nowhere else; a default role as one from the annotation.
+    #[test]
+    fn grants_are_what_a_reference_reading_of_the_list_permits(
+        entries in prop::collection::vec("(arn:aws:iam::(123456789012|999999999999):role/)?[ab/*]{1,5}", 0..4),
+        expressions in prop::collection::vec("(arn:aws:iam::(123456789012|999999999999):role/)?[ab.|]{1,5}", 0..4),
+        role in "(arn:aws:iam::(123456789012|999999999999):role/)?([ab]{1,2}/)?[ab]{1,3}", by_default in any::<bool>(),
+    ) {
+        let base = RoleArnBase::parse(BASE).unwrap();
+        let arn = RoleArn::resolve(&role, Some(&base)).unwrap();
+        for (format, list) in [(PatternFormat::Glob, &entries), (PatternFormat::Regexp, &expressions)] {
+            let text = serde_json::to_string(list).unwrap();
+            let ns = with(NamespaceAnnotations {
+                allowed_roles: Some(Arc::from(text.as_str())),
+                default_role: by_default.then(|| Arc::from(role.as_str())),
+                ..Default::default()
+            });
+            let asking = pod(Some(role.as_str()).filter(|_| !by_default));
+            let outcome = policy(format, Restrictions::Enforce).decide(&asking, &ns).outcome;
+            let expected = list.iter().any(|entry| describes(entry, format, &arn));
+            match outcome {
+                Ok(grant) => prop_assert!(expected && grant.role == arn, "{} on {}", text, arn),
+                Err(denied) => prop_assert!(!expected && denied.code() == "not_in_list", "{} on {}: {:?}", text, arn, denied),
+            }
+        }
+    }
+
+    /// P30: under any name and path, as annotation or default, whatever the list says and the mode is.
+    #[test]
+    fn nodes_own_role_is_never_granted(
+        path in "([a-z]{1,4}/){0,2}", capitals in prop::collection::vec(any::<bool>(), 9), whole in any::<bool>(),
+        by_default in any::<bool>(), format in formats(), mode in modes(),
+    ) {
+        let name: String = "corp-node".chars().zip(capitals)
+            .map(|(c, capital)| if capital { c.to_ascii_uppercase() } else { c }).collect();
+        let role = if whole { format!("{BASE}{path}{name}") } else { format!("{path}{name}") };
+        let everything = serde_json::to_string(&[role.as_str(), &format!("{BASE}{path}{name}")]).unwrap();
+        let ns = with(NamespaceAnnotations {
+            allowed_roles: Some(Arc::from(everything.as_str())),
+            default_role: by_default.then(|| Arc::from(role.as_str())),
+            ..Default::default()
+        });
+        let asking = pod(Some(role.as_str()).filter(|_| !by_default));
+        let outcome = policy(format, mode).decide(&asking, &ns).outcome;
+        prop_assert!(matches!(outcome, Err(Denied::OwnRole { .. })), "{:?}", outcome);
+    }
+
+    #[test]
+    fn problems_of_a_namespace_are_what_its_pods_are_refused_for_in_short_printable_words(
+        list in prop::option::of(text()), permitted in prop::option::of(text()),
+        default_role in prop::option::of(text()), imds_v1 in prop::option::of(text()), format in formats(),
+    ) {
+        let arc = |text: Option<String>| text.map(|text| Arc::<str>::from(text.as_str()));
+        let ns = with(NamespaceAnnotations {
+            allowed_roles: arc(list), permitted: arc(permitted), default_role: arc(default_role), imds_v1: arc(imds_v1),
+        });
+        let policy = policy(format, Restrictions::Enforce);
+        let problems = policy.problems(&ns);
+        let has = |annotations: &[&str]| problems.iter().any(|it| annotations.contains(&it.annotation));
+        for problem in &problems {
+            prop_assert!(NamespaceProblem::ANNOTATIONS.contains(&problem.annotation));
+            prop_assert!(problem.message.len() <= 1024);
+            prop_assert!(problem.message.bytes().all(|b| b == b' ' || b.is_ascii_graphic()));
+        }
+        prop_assert_eq!(has(&["allowed_roles", "permitted"]), code(&policy, "x", &ns) == "namespace_list_malformed");
+        let by_default = policy.decide(&pod(None), &ns).outcome.map_or_else(|denied| denied.code(), |_| "granted");
+        prop_assert_eq!(has(&["default_role"]), by_default == "malformed_default_role");
+        if has(&["imds_v1"]) {
+            prop_assert!(!policy.imds_v1_allowed(&ns, true));
+        }
+    }
+}
+
+/// Whether an entry describes a role: everything written out as one expression over the whole ARN.
+fn describes(entry: &str, format: PatternFormat, role: &RoleArn) -> bool {
+    let (prefix, rest) = entry
+        .rsplit_once(':')
+        .map_or(("", entry), |(account, resource)| (account, resource.strip_prefix("role/").unwrap()));
+    let account = if prefix.is_empty() { "arn:aws:iam::123456789012" } else { prefix };
+    let rest = if prefix.is_empty() && format == PatternFormat::Glob {
+        rest.strip_prefix('/').unwrap_or(rest)
+    } else {
+        rest
+    };
+    let expression = match format {
+        PatternFormat::Glob => {
+            let deep = rest.replace("**", "\u{1}");
+            let deep = std::iter::successors(Some(deep), |text| {
+                let shorter = text.replace("\u{1}*", "\u{1}").replace("\u{1}\u{1}", "\u{1}");
+                (shorter != *text).then_some(shorter)
+            });
+            deep.last().unwrap().replace('*', "[^/]*").replace('\u{1}', ".*")
+        }
+        PatternFormat::Regexp => rest.to_owned(),
+    };
+    // An alternative stands for the rest of the whole, as it is written.
+    let whole = match format {
+        PatternFormat::Regexp if !prefix.is_empty() => format!("^(?:{account}:role/{expression})$"),
+        _ => format!("^{account}:role/(?:{expression})$"),
+    };
+    let allowed_account = role.account() == "123456789012" || entry.contains(role.account());
+    allowed_account && regex::Regex::new(&whole).unwrap().is_match(role.as_str())
 }
