@@ -19,18 +19,17 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, listen, setsockopt, socket,
     sockopt,
 };
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::debug;
 
+use crate::accept::AcceptErrors;
 use crate::config;
 use crate::metrics::Registry;
 use crate::types::PodIp;
@@ -39,18 +38,19 @@ pub use connection::HopLimit;
 use connection::HopLimited;
 pub use destination::Destination;
 
-/// No connection lives longer without a complete header (the slowest client's own limit is 5 s: PROTOCOL.md section 7).
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// No connection lives longer at all: header, a held answer and a slow reader together.
+/// No connection lives longer than 5 s without a complete header: this from when it is served, and at most 900 ms before.
+/// The slowest client's own limit is 5 s (PROTOCOL.md section 7).
+const HEADER_TIMEOUT: Duration = Duration::from_millis(4_100);
+/// No connection lives longer at all: waiting for a place, header, a held answer and a slow reader together.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// What the kernel keeps of an answer after its connection ended here goes when nothing of it was taken for so long.
+/// Otherwise a pod that reads nothing leaves sockets behind for minutes, of which a node can have 65,536 or so before it
+/// resets those of everybody else (`net.ipv4.tcp_max_orphans`).
+const UNREAD_ANSWER_MILLIS: u32 = 10_000;
 /// What hyper may buffer of one connection; IMDS requests are a few hundred bytes. hyper's own least is 8 KiB.
 const CONNECTION_BUFFER_BYTES: usize = 16 * 1024;
 /// An SDK sends about ten; hyper answers 431 beyond this.
 const MOST_HEADERS: usize = 64;
-/// After an accept error that is not the connection's own fault (EMFILE, ENOBUFS): the time for others to end.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// A node without descriptors fails twenty times a second: it is written once in this time.
-const ACCEPT_WARNING_EVERY: Duration = Duration::from_secs(10);
 /// After the signal to end, the time for requests to be read that are on their way: hyper, told to shut down, closes at
 /// once a connection that it has read nothing from.
 const UNREAD_GRACE: Duration = Duration::from_millis(250);
@@ -86,7 +86,6 @@ pub struct Listeners(Vec<TcpListener>);
 #[derive(Clone, Debug)]
 struct Metrics {
     accepted: IntCounterVec,
-    accept_errors: IntCounterVec,
     open: IntGauge,
     turned_away: IntCounterVec,
     panics: IntCounter,
@@ -135,7 +134,6 @@ impl Metrics {
                 "Connections accepted, by whether they were captured on their way to the IMDS.",
                 &["destination"],
             ),
-            accept_errors: registry.counters("accept_errors_total", "Failed accepts, by cause.", &["cause"]),
             open: registry.gauge("connections_open", "Connections open now, waiting ones included."),
             turned_away: registry.counters(
                 "connections_turned_away_total",
@@ -181,14 +179,19 @@ impl<D: Answer, U: Answer> Server<D, U> {
     ///
     /// # Errors
     /// None today; the type is that of every named task.
-    pub async fn run(self, listeners: Listeners, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let loops = listeners.0.into_iter().map(|listener| self.accept_loop(listener, shutdown.clone()));
+    pub async fn run(
+        self,
+        listeners: Listeners,
+        errors: AcceptErrors,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let loops =
+            listeners.0.into_iter().map(|listener| self.accept_loop(listener, &errors, shutdown.clone()));
         futures::future::join_all(loops).await;
         Ok(())
     }
 
-    async fn accept_loop(&self, listener: TcpListener, shutdown: CancellationToken) {
-        let mut warned = None;
+    async fn accept_loop(&self, listener: TcpListener, errors: &AcceptErrors, shutdown: CancellationToken) {
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -197,30 +200,12 @@ impl<D: Answer, U: Answer> Server<D, U> {
             };
             match accepted {
                 Ok((stream, socket)) => self.start(stream, socket, shutdown.clone()),
-                Err(error) => self.accept_failed(&error, &mut warned).await,
+                Err(error) => errors.wait_out(&error, "imds").await,
             }
         }
         // What the kernel has completed before the end has been asked for before it.
         while let Some(Ok((stream, socket))) = listener.accept().now_or_never() {
             self.start(stream, socket, shutdown.clone());
-        }
-    }
-
-    async fn accept_failed(&self, error: &io::Error, warned: &mut Option<Instant>) {
-        let cause = match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EMFILE | Errno::ENFILE) => "descriptors",
-            Some(Errno::ENOBUFS | Errno::ENOMEM) => "memory",
-            // The peer was gone before we came: nothing is wrong here, and nothing is to be waited for.
-            Some(Errno::ECONNABORTED | Errno::EPROTO | Errno::EINTR) => "aborted",
-            _ => "other",
-        };
-        self.metrics.accept_errors.with_label_values(&[cause]).inc();
-        if cause != "aborted" {
-            if warned.is_none_or(|at| at.elapsed() >= ACCEPT_WARNING_EVERY) {
-                warn!(%error, cause, "connections cannot be accepted");
-                *warned = Some(Instant::now());
-            }
-            tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
 
@@ -236,13 +221,17 @@ impl<D: Answer, U: Answer> Server<D, U> {
         self.tracker.spawn(async move {
             metrics.open.inc();
             let open = Decrement(&metrics);
-            match place.served().await {
-                Ok(served) => {
-                    let connection = serve(stream, peer, door, uncaptured, shutdown, drain);
-                    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
-                    drop(served);
+            let connection = async {
+                match place.served().await {
+                    Ok(served) => {
+                        serve(stream, peer, door, uncaptured, shutdown, drain).await;
+                        drop(served);
+                    }
+                    Err(limit) => metrics.turned_away.with_label_values(&[limit.label()]).inc(),
                 }
-                Err(limit) => metrics.turned_away.with_label_values(&[limit.label()]).inc(),
+            };
+            if tokio::time::timeout(CONNECTION_TIMEOUT, connection).await.is_err() {
+                debug!(peer = %peer.socket, "a connection took too long");
             }
             drop(open);
         });
@@ -324,6 +313,11 @@ fn listener(addr: SocketAddr) -> io::Result<TcpListener> {
             bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &SockaddrIn6::from(v6))?;
         }
     }
+    // Every accepted connection has it from its listener.
+    setsockopt(&fd, sockopt::TcpUserTimeout, &UNREAD_ANSWER_MILLIS)?;
     listen(&fd, Backlog::new(BACKLOG)?)?;
     TcpListener::from_std(std::net::TcpListener::from(fd))
 }
+
+#[cfg(test)]
+mod tests;

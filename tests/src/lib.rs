@@ -7,6 +7,7 @@ pub mod agent;
 pub mod clients;
 pub mod cluster;
 pub mod crowd;
+pub mod hostile;
 pub mod http;
 pub mod imds;
 pub mod kube_api;
@@ -18,6 +19,7 @@ pub mod service;
 pub mod sts;
 pub mod topology;
 pub mod traffic;
+pub mod usage;
 pub mod world;
 
 use std::io::Write as _;

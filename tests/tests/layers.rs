@@ -22,7 +22,7 @@ const ROWS: &[&[&str]] = &[
     ],
     &["config", "cluster::index", "cluster::snapshot", "imds::route", "imds::token"],
     &["policy", "args"],
-    &["types", "ready", "supervisor", "metrics"],
+    &["types", "ready", "supervisor", "metrics", "accept"],
 ];
 
 /// Paths of packages (a `*` at the end of a segment stands for any rest) and the only modules that may name them.
@@ -37,8 +37,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("aws_smithy*", &["credentials::assume_role"]),
     ("aws_types", &["credentials::assume_role"]),
     ("moka", &["credentials::broker"]),
-    // Socket options; the limit of descriptors.
-    ("nix", &["server", "app::process"]),
+    // Socket options; why accepting failed; the limit of descriptors.
+    ("nix", &["server", "accept", "app::process"]),
     ("rtnetlink", &["redirect"]),
     ("tracing_subscriber", &["telemetry"]),
     ("clap", &["args"]),

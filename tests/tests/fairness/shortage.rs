@@ -1,0 +1,1 @@
+//! Descriptors run out: refuses, and comes back by itself.
