@@ -3,6 +3,7 @@
 mod admission;
 mod connection;
 mod destination;
+mod turns;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -37,6 +38,7 @@ use admission::Admission;
 pub use connection::HopLimit;
 use connection::HopLimited;
 pub use destination::Destination;
+use turns::InTurn;
 
 /// No connection lives longer than 5 s without a complete header: this from when it is served, and at most 900 ms before.
 /// The slowest client's own limit is 5 s (PROTOCOL.md section 7).
@@ -44,11 +46,12 @@ const HEADER_TIMEOUT: Duration = Duration::from_millis(4_100);
 /// No connection lives longer at all: waiting for a place, header, a held answer and a slow reader together.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// What the kernel keeps of an answer after its connection ended here goes when nothing of it was taken for so long.
-/// Otherwise a pod that reads nothing leaves sockets behind for minutes, of which a node can have 65,536 or so before it
-/// resets those of everybody else (`net.ipv4.tcp_max_orphans`).
-const UNREAD_ANSWER_MILLIS: u32 = 10_000;
-/// What hyper may buffer of one connection; IMDS requests are a few hundred bytes. hyper's own least is 8 KiB.
-const CONNECTION_BUFFER_BYTES: usize = 16 * 1024;
+/// Otherwise the kernel tries on for a minute and more (`net.ipv4.tcp_orphan_retries`), and beyond a number of such sockets
+/// (`net.ipv4.tcp_max_orphans`) resets whatever is closed on the node, everybody's.
+const UNREAD_ANSWER_MILLIS: u32 = 5_000;
+/// What hyper may buffer of one connection; IMDS requests are a few hundred bytes. hyper allows no less, and 4,096
+/// connections with twice as much would not fit into the 128 MiB that the manifest gives.
+const CONNECTION_BUFFER_BYTES: usize = 8 * 1024;
 /// An SDK sends about ten; hyper answers 431 beyond this.
 const MOST_HEADERS: usize = 64;
 /// After the signal to end, the time for requests to be read that are on their way: hyper, told to shut down, closes at
@@ -216,7 +219,8 @@ impl<D: Answer, U: Answer> Server<D, U> {
             self.metrics.turned_away.with_label_values(&["waiting"]).inc();
             return;
         };
-        let (door, uncaptured) = (Arc::clone(&self.door), Arc::clone(&self.uncaptured));
+        let door = Arc::new(InTurn::new(Arc::clone(&self.door), place.turns()));
+        let uncaptured = Arc::new(InTurn::new(Arc::clone(&self.uncaptured), place.turns()));
         let (metrics, drain) = (self.metrics.clone(), self.drain);
         self.tracker.spawn(async move {
             metrics.open.inc();

@@ -1,7 +1,9 @@
 //! How long a connection lives, told with a paused clock.
 
 use http_body_util::BodyExt as _;
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpSocket;
 use tokio::time::{Instant, sleep};
 
 use super::*;
@@ -13,13 +15,15 @@ const HEADER: Duration = Duration::from_secs(5);
 /// No connection survives this.
 const TOTAL: Duration = Duration::from_secs(10);
 
-/// Answers `size` bytes, or reads a body that never ends.
+/// Answers `size` bytes, or reads a body that never ends; remembers who was answered, in order.
 struct Answers {
     size: usize,
+    order: Arc<Mutex<Vec<PodIp>>>,
 }
 
 impl Answer for Answers {
-    async fn answer(&self, request: Request<Incoming>, _: Peer) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<Full<Bytes>> {
+        self.order.lock().push(peer.ip);
         if request.method() == hyper::Method::PUT {
             let _ = request.into_body().collect().await;
         }
@@ -31,6 +35,7 @@ impl Answer for Answers {
 struct Running {
     to: SocketAddr,
     open: IntGauge,
+    order: Arc<Mutex<Vec<PodIp>>>,
     _shutdown: tokio_util::sync::DropGuard,
 }
 
@@ -38,6 +43,11 @@ struct Running {
 
 impl Running {
     fn start(per_pod: usize, size: usize) -> Self {
+        let listener = listener(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        Self::with(listener, per_pod, size)
+    }
+
+    fn with(listener: TcpListener, per_pod: usize, size: usize) -> Self {
         let config = config::Server {
             app_port: 0,
             metrics_port: 0,
@@ -46,16 +56,16 @@ impl Running {
             drain: Duration::ZERO,
         };
         let (registry, tracker) = (Registry::new(), TaskTracker::new());
-        let answers = Arc::new(Answers { size });
+        let order = Arc::<Mutex<Vec<PodIp>>>::default();
+        let answers = Arc::new(Answers { size, order: Arc::clone(&order) });
         let server =
             Server::new(&config, HOLD, 1_000, Arc::clone(&answers), answers, tracker.clone(), &registry);
         let open = server.metrics.open.clone();
-        let listener = listener(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
         let to = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let errors = AcceptErrors::register(&registry);
         tracker.spawn(server.run(Listeners(vec![listener]), errors, shutdown.clone()));
-        Self { to, open, _shutdown: shutdown.drop_guard() }
+        Self { to, open, order, _shutdown: shutdown.drop_guard() }
     }
 
     async fn connect(&self) -> TcpStream {
@@ -138,6 +148,21 @@ async fn an_answer_that_nobody_reads_is_cut_off_after_ten_seconds() {
     assert!(lived > HEADER && lived <= TOTAL + Duration::from_millis(200), "{lived:?}");
 }
 
+/// P37: what is buffered of a header is bounded; a longer one is refused while it comes.
+#[tokio::test(start_paused = true)]
+async fn a_header_of_eight_kibibytes_is_refused_and_a_shorter_one_is_read() {
+    let running = Running::start(8, 1);
+    for (bytes, status) in [(7 * 1024, "200"), (8 * 1024, "431"), (64 * 1024, "431")] {
+        let mut stream = running.connect().await;
+        let request = format!("GET / HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\n\r\n", "x".repeat(bytes));
+        // It may be closed before all is sent.
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, format!("HTTP/1.1 {status}").as_bytes(), "{bytes}");
+    }
+}
+
 #[tokio::test]
 async fn an_accepted_connection_has_the_listeners_limit_for_unread_answers() {
     let listener = listener(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
@@ -145,4 +170,29 @@ async fn an_accepted_connection_has_the_listeners_limit_for_unread_answers() {
     let (accepted, _) = listener.accept().await.unwrap();
     let limit = nix::sys::socket::getsockopt(&accepted, sockopt::TcpUserTimeout).unwrap();
     assert_eq!(limit, UNREAD_ANSWER_MILLIS);
+}
+
+/// P36: a burst of one source does not go before the request that another makes after it.
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_one_source_is_not_answered_before_the_request_of_another() {
+    let listener = listener(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let to = listener.local_addr().unwrap();
+    // All are there before the first is accepted: fifty of one source, then one of another.
+    let (hostile, neighbour) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3));
+    let mut streams = Vec::new();
+    for from in std::iter::repeat_n(hostile, 50).chain([neighbour]) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        let mut stream = socket.connect(to).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        streams.push(stream);
+    }
+    let running = Running::with(listener, 128, 1);
+    for mut stream in streams {
+        stream.read_to_end(&mut Vec::new()).await.unwrap();
+    }
+    let order = running.order.lock();
+    let place = order.iter().position(|ip| *ip == PodIp::new(neighbour.into())).unwrap();
+    assert_eq!(order.len(), 51);
+    assert!(place <= 2, "it was answered after {place} others");
 }
