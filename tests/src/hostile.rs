@@ -1,6 +1,6 @@
 //! A pod that means harm: connections by the thousand that say nothing, say half, do not listen, or are in haste.
 
-use std::net::SocketAddr;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -21,8 +21,8 @@ const TICK: Duration = Duration::from_millis(5);
 const TRICKLE: Duration = Duration::from_millis(100);
 /// What does not read gives up after this, which is longer than the agent lets a connection live.
 const GIVES_UP: Duration = Duration::from_secs(15);
-/// Bytes of a header that never ends: the agent refuses 16 KiB.
-const LONG_HEADER: usize = 15 * 1024;
+/// Bytes of a header that never ends: the agent refuses 8 KiB.
+const LONG_HEADER: usize = 8 * 1024 - 64;
 /// Longest that somebody waits for an attack to be whole, or over.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -38,7 +38,7 @@ pub enum Attack {
     Idle,
     /// Begins a header and goes on with a byte every 100 ms.
     SlowHeaders,
-    /// Sends 15 KiB of a header at once, and not its end.
+    /// Sends as much of a header as is read at all, at once, and not its end.
     LongHeaders,
     /// Sends a header that announces a body, and of that a byte every 100 ms or nothing.
     SlowBodies,
@@ -97,6 +97,12 @@ impl Hostile {
     /// Starts it in a pod, against IMDS over IPv4.
     #[must_use]
     pub fn start(pod: &Arc<PodNet>, attack: Attack, force: Force) -> Self {
+        Self::start_from(pod, vec![pod.ip4()], attack, force)
+    }
+
+    /// As [`Hostile::start`], from these addresses of the pod's network in turn: as many pods, to the agent.
+    #[must_use]
+    pub fn start_from(pod: &Arc<PodNet>, from: Vec<Ipv4Addr>, attack: Attack, force: Force) -> Self {
         let counts = Arc::<Counts>::default();
         let stop = CancellationToken::new();
         let (pod, told, until) = (Arc::clone(pod), Arc::clone(&counts), stop.clone());
@@ -106,7 +112,7 @@ impl Hostile {
                 runtime.block_on(async {
                     tokio::select! {
                         () = until.cancelled() => {}
-                        () = attack.run(imds_v4(), force, &told) => until.cancelled().await,
+                        () = attack.run(&from, force, &told) => until.cancelled().await,
                     }
                 });
                 Ok(())
@@ -158,11 +164,26 @@ impl Drop for Hostile {
     }
 }
 
+// === impl Tally ===
+
+impl std::ops::Add for Tally {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            opened: self.opened + other.opened,
+            failed: self.failed + other.failed,
+            ended: self.ended + other.ended,
+            answered: self.answered + other.answered,
+        }
+    }
+}
+
 // === impl Attack ===
 
 impl Attack {
     /// Opens connections until there have been enough, and sees them end.
-    async fn run(self, to: SocketAddr, force: Force, counts: &Arc<Counts>) {
+    async fn run(self, from: &[Ipv4Addr], force: Force, counts: &Arc<Counts>) {
         let mut open = JoinSet::new();
         let mut ticks = interval(TICK);
         // What was not used in a tenth of a second is lost: no surge after a pause.
@@ -177,16 +198,16 @@ impl Attack {
             last = Instant::now();
             while due >= 1.0 && begun < total && open.len() < force.connections {
                 due -= 1.0;
-                let counts = Arc::clone(counts);
-                open.spawn(async move { self.one(to, begun, &counts).await });
+                let (from, counts) = (from[begun % from.len()], Arc::clone(counts));
+                open.spawn(async move { self.one(from, begun, &counts).await });
                 begun += 1;
             }
         }
         while open.join_next().await.is_some() {}
     }
 
-    async fn one(self, to: SocketAddr, number: usize, counts: &Counts) {
-        let Ok(mut stream) = self.connect(to).await else {
+    async fn one(self, from: Ipv4Addr, number: usize, counts: &Counts) {
+        let Ok(mut stream) = self.connect(from).await else {
             counts.failed.fetch_add(1, Ordering::Relaxed);
             return;
         };
@@ -202,13 +223,14 @@ impl Attack {
         counts.ended.fetch_add(1, Ordering::Relaxed);
     }
 
-    async fn connect(self, to: SocketAddr) -> std::io::Result<TcpStream> {
+    async fn connect(self, from: Ipv4Addr) -> std::io::Result<TcpStream> {
         let socket = TcpSocket::new_v4()?;
+        socket.bind((from, 0).into())?;
         if self == Self::SlowReaders {
             // The kernel makes it the least that it allows.
             socket.set_recv_buffer_size(1)?;
         }
-        socket.connect(to).await
+        socket.connect(imds_v4()).await
     }
 
     /// What is sent at once.

@@ -4,6 +4,7 @@
 //! [`world::World`] puts it together; [`skip`] is how a test says that this machine lacks something.
 
 pub mod agent;
+pub mod bounds;
 pub mod clients;
 pub mod cluster;
 pub mod crowd;

@@ -62,7 +62,9 @@ impl Usage {
         })
     }
 
-    fn most(self, other: Self) -> Self {
+    /// The larger of each.
+    #[must_use]
+    pub fn most(self, other: Self) -> Self {
         Self {
             descriptors: self.descriptors.max(other.descriptors),
             resident_kib: self.resident_kib.max(other.resident_kib),
