@@ -15,8 +15,10 @@ CARGO_FUZZ_VERSION := 0.13.2
 # Tools are run once or twice: built quickly rather than well.
 QUICK := CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
 FUZZ_SECONDS ?= 60
-# Flags of the end-to-end benchmark, such as --output=json (`target/release/e2e --help`).
+# Flags of the end-to-end benchmarks, such as --output=json (`target/release/e2e --help`).
 E2E_FLAGS ?=
+FAIRNESS_FLAGS ?=
+HERD_FLAGS ?=
 # Suites that run a second time, against a real API server, where one could be built.
 REAL_API_SUITES ?= acceptance capture sdk world
 
@@ -58,11 +60,13 @@ deny: rust $(ROLEGATE_CACHE)/bin/cargo-deny ## licences, sources, duplicate and 
 	$(ROLEGATE_CACHE)/bin/cargo-deny -L error --locked check --hide-inclusion-graph bans licenses sources
 
 .PHONY: bench
-bench: rust ## the hot path step by step, then the agent end to end beside a bare hyper server
+bench: rust ## the hot path step by step, the agent end to end, neighbours of hostile pods, a herd
 	cargo bench --workspace
 	cargo build --release -p rolegate -p rolegate-benches --bins
 	@export ROLEGATE_BIN="$$(realpath $(TARGET)/release/rolegate)"; \
-	tests/tools/as-root.sh $(TARGET)/release/e2e $(E2E_FLAGS)
+	tests/tools/as-root.sh $(TARGET)/release/e2e $(E2E_FLAGS); \
+	tests/tools/as-root.sh $(TARGET)/release/fairness $(FAIRNESS_FLAGS); \
+	tests/tools/as-root.sh $(TARGET)/release/herd $(HERD_FLAGS)
 
 .PHONY: fuzz
 fuzz: rust $(ROLEGATE_CACHE)/bin/cargo-fuzz ## every fuzz target for FUZZ_SECONDS each

@@ -16,6 +16,7 @@ use anyhow::Context as _;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use crate::accept::AcceptErrors;
 use crate::admin::{Admin, DebugPages, Health, Scope};
 use crate::cluster::Snapshot;
 use crate::cluster::watch::{Watch, WatchGates};
@@ -53,6 +54,7 @@ struct Base {
     telemetry: Telemetry,
     /// How many files may be open.
     descriptors: usize,
+    accept_errors: AcceptErrors,
     /// Shown by `/healthz` once it is known.
     instance_id: Arc<OnceLock<String>>,
 }
@@ -83,6 +85,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let gates = Gates::new();
     let serving = gates.add("serving", "starting");
     let base = Base {
+        accept_errors: AcceptErrors::register(&registry),
         config,
         registry,
         gates,
@@ -250,7 +253,8 @@ fn start_admin(
     }
     let admin = Arc::new(admin);
     if let Some(listener) = listener {
-        supervisor.spawn("admin", Arc::clone(&admin).run(listener, supervisor.shutdown()));
+        let run = Arc::clone(&admin).run(listener, base.accept_errors.clone(), supervisor.shutdown());
+        supervisor.spawn("admin", run);
     }
     admin
 }
@@ -296,7 +300,7 @@ fn start_server(
         supervisor.tracker(),
         &base.registry,
     );
-    supervisor.spawn("server", server.run(listeners, supervisor.shutdown()));
+    supervisor.spawn("server", server.run(listeners, base.accept_errors.clone(), supervisor.shutdown()));
     Ok(())
 }
 

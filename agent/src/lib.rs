@@ -3,9 +3,11 @@
 //! Layers, lowest last; a module imports lower layers only (`tests/tests/layers.rs` checks it):
 //! `main -> app -> {server, imds, admin, prefetch, discovery} -> {cluster::watch, identity, credentials,
 //! imds::passthrough, imds::upstream, redirect, telemetry} -> {config, cluster::index, cluster::snapshot,
-//! imds::route, imds::token} -> {policy, args} -> {types, ready, supervisor, metrics}`.
+//! imds::route, imds::token} -> {policy, args} -> {types, ready, supervisor, metrics,
+//! accept}`.
 #![forbid(unsafe_code)]
 
+pub mod accept;
 pub mod admin;
 pub mod app;
 pub mod args;

@@ -4,6 +4,7 @@ mod admission;
 mod connection;
 mod destination;
 mod rest;
+mod turns;
 
 #[cfg(test)]
 mod panics;
@@ -22,7 +23,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, listen, setsockopt, socket,
     sockopt,
@@ -31,11 +31,11 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use rolegate_iptables::Family;
 use rolegate_iptables::route::listen_at_imds;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::debug;
 
+use crate::accept::AcceptErrors;
 use crate::config;
 use crate::metrics::Registry;
 use crate::types::PodIp;
@@ -43,19 +43,22 @@ use admission::Admission;
 pub use connection::HopLimit;
 use connection::HopLimited;
 pub use destination::Destination;
+use turns::InTurn;
 
-/// No connection lives longer without a complete header (the slowest client's own limit is 5 s: PROTOCOL.md section 7).
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// No connection lives longer at all: header, a held answer and a slow reader together.
+/// No connection lives longer than 5 s without a complete header: this from when it is served, and at most 900 ms before.
+/// The slowest client's own limit is 5 s (PROTOCOL.md section 7).
+const HEADER_TIMEOUT: Duration = Duration::from_millis(4_100);
+/// No connection lives longer at all: waiting for a place, header, a held answer and a slow reader together.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// What hyper may buffer of one connection; IMDS requests are a few hundred bytes. hyper's own least is 8 KiB.
-const CONNECTION_BUFFER_BYTES: usize = 16 * 1024;
+/// What the kernel keeps of an answer after its connection ended here goes when nothing of it was taken for so long.
+/// Otherwise the kernel tries on for a minute and more (`net.ipv4.tcp_orphan_retries`), and beyond a number of such sockets
+/// (`net.ipv4.tcp_max_orphans`) resets whatever is closed on the node, everybody's.
+const UNREAD_ANSWER_MILLIS: u32 = 5_000;
+/// What hyper may buffer of one connection; IMDS requests are a few hundred bytes. hyper allows no less, and 4,096
+/// connections with twice as much would not fit into the 128 MiB that the manifest gives.
+const CONNECTION_BUFFER_BYTES: usize = 8 * 1024;
 /// An SDK sends about ten; hyper answers 431 beyond this.
 const MOST_HEADERS: usize = 64;
-/// After an accept error that is not the connection's own fault (EMFILE, ENOBUFS): the time for others to end.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// A node without descriptors fails twenty times a second: it is written once in this time.
-const ACCEPT_WARNING_EVERY: Duration = Duration::from_secs(10);
 /// After the signal to end, the time for requests to be read that are on their way: hyper, told to shut down, closes at
 /// once a connection that it has read nothing from.
 const UNREAD_GRACE: Duration = Duration::from_millis(250);
@@ -91,7 +94,6 @@ pub struct Listeners(Vec<TcpListener>);
 #[derive(Clone, Debug)]
 struct Metrics {
     accepted: IntCounterVec,
-    accept_errors: IntCounterVec,
     open: IntGauge,
     turned_away: IntCounterVec,
     panics: IntCounter,
@@ -134,9 +136,14 @@ impl Listeners {
     /// # Errors
     /// When one of them is somebody else's, or may not be listened at. The error names it.
     pub fn bind_at_imds() -> io::Result<Self> {
-        let mut all = vec![TcpListener::from_std(listen_at_imds(Family::V4, BACKLOG)?)?];
-        match listen_at_imds(Family::V6, BACKLOG) {
-            Ok(v6) => all.push(TcpListener::from_std(v6)?),
+        let at_imds = |family| {
+            let listener = listen_at_imds(family, BACKLOG)?;
+            setsockopt(&listener, sockopt::TcpUserTimeout, &UNREAD_ANSWER_MILLIS)?;
+            TcpListener::from_std(listener)
+        };
+        let mut all = vec![at_imds(Family::V4)?];
+        match at_imds(Family::V6) {
+            Ok(v6) => all.push(v6),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
             Err(error) => debug!(%error, "IPv6 is not served"),
         }
@@ -154,7 +161,6 @@ impl Metrics {
                 "Connections accepted, by whether they were captured on their way to the IMDS.",
                 &["destination"],
             ),
-            accept_errors: registry.counters("accept_errors_total", "Failed accepts, by cause.", &["cause"]),
             open: registry.gauge("connections_open", "Connections open now, waiting ones included."),
             turned_away: registry.counters(
                 "connections_turned_away_total",
@@ -200,14 +206,19 @@ impl<D: Answer, U: Answer> Server<D, U> {
     ///
     /// # Errors
     /// None today; the type is that of every named task.
-    pub async fn run(self, listeners: Listeners, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let loops = listeners.0.into_iter().map(|listener| self.accept_loop(listener, shutdown.clone()));
+    pub async fn run(
+        self,
+        listeners: Listeners,
+        errors: AcceptErrors,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let loops =
+            listeners.0.into_iter().map(|listener| self.accept_loop(listener, &errors, shutdown.clone()));
         futures::future::join_all(loops).await;
         Ok(())
     }
 
-    async fn accept_loop(&self, listener: TcpListener, shutdown: CancellationToken) {
-        let mut warned = None;
+    async fn accept_loop(&self, listener: TcpListener, errors: &AcceptErrors, shutdown: CancellationToken) {
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -216,29 +227,11 @@ impl<D: Answer, U: Answer> Server<D, U> {
             };
             match accepted {
                 Ok((stream, socket)) => self.start(stream, socket, shutdown.clone()),
-                Err(error) => self.accept_failed(&error, &mut warned).await,
+                Err(error) => errors.wait_out(&error, "imds").await,
             }
         }
         // What the kernel has connected before the end has been asked for before it.
         rest::take(listener, |stream, socket| self.start(stream, socket, shutdown.clone())).await;
-    }
-
-    async fn accept_failed(&self, error: &io::Error, warned: &mut Option<Instant>) {
-        let cause = match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EMFILE | Errno::ENFILE) => "descriptors",
-            Some(Errno::ENOBUFS | Errno::ENOMEM) => "memory",
-            // The peer was gone before we came: nothing is wrong here, and nothing is to be waited for.
-            Some(Errno::ECONNABORTED | Errno::EPROTO | Errno::EINTR) => "aborted",
-            _ => "other",
-        };
-        self.metrics.accept_errors.with_label_values(&[cause]).inc();
-        if cause != "aborted" {
-            if warned.is_none_or(|at| at.elapsed() >= ACCEPT_WARNING_EVERY) {
-                warn!(%error, cause, "connections cannot be accepted");
-                *warned = Some(Instant::now());
-            }
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-        }
     }
 
     fn start(&self, stream: TcpStream, socket: SocketAddr, shutdown: CancellationToken) {
@@ -248,18 +241,23 @@ impl<D: Answer, U: Answer> Server<D, U> {
             self.metrics.turned_away.with_label_values(&["waiting"]).inc();
             return;
         };
-        let (door, uncaptured) = (Arc::clone(&self.door), Arc::clone(&self.uncaptured));
+        let door = Arc::new(InTurn::new(Arc::clone(&self.door), place.turns()));
+        let uncaptured = Arc::new(InTurn::new(Arc::clone(&self.uncaptured), place.turns()));
         let (metrics, drain) = (self.metrics.clone(), self.drain);
         self.tracker.spawn(async move {
             metrics.open.inc();
             let open = Decrement(&metrics);
-            match place.served().await {
-                Ok(served) => {
-                    let connection = serve(stream, peer, door, uncaptured, shutdown, drain);
-                    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
-                    drop(served);
+            let connection = async {
+                match place.served().await {
+                    Ok(served) => {
+                        serve(stream, peer, door, uncaptured, shutdown, drain).await;
+                        drop(served);
+                    }
+                    Err(limit) => metrics.turned_away.with_label_values(&[limit.label()]).inc(),
                 }
-                Err(limit) => metrics.turned_away.with_label_values(&[limit.label()]).inc(),
+            };
+            if tokio::time::timeout(CONNECTION_TIMEOUT, connection).await.is_err() {
+                debug!(peer = %peer.socket, "a connection took too long");
             }
             drop(open);
         });
@@ -341,6 +339,11 @@ fn listener(addr: SocketAddr) -> io::Result<TcpListener> {
             bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &SockaddrIn6::from(v6))?;
         }
     }
+    // Every accepted connection has it from its listener.
+    setsockopt(&fd, sockopt::TcpUserTimeout, &UNREAD_ANSWER_MILLIS)?;
     listen(&fd, Backlog::new(BACKLOG)?)?;
     TcpListener::from_std(std::net::TcpListener::from(fd))
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //! things as well.
 
 pub mod bare;
+pub mod flags;
 pub mod load;
 pub mod measure;
 pub mod process;

@@ -177,7 +177,11 @@ impl Plan {
 // === impl Outcome ===
 
 impl Outcome {
-    fn new() -> anyhow::Result<Self> {
+    /// Nothing yet.
+    ///
+    /// # Errors
+    /// When there is no such histogram.
+    pub fn new() -> anyhow::Result<Self> {
         let histogram = Histogram::new_with_bounds(1_000, nanos(LONGEST), DIGITS)?;
         Ok(Self {
             latency: histogram.clone(),
@@ -202,7 +206,11 @@ impl Outcome {
         }
     }
 
-    fn add(&mut self, part: Self) -> anyhow::Result<()> {
+    /// Takes in what came out elsewhere, or in another round.
+    ///
+    /// # Errors
+    /// When the histograms do not fit.
+    pub fn add(&mut self, part: Self) -> anyhow::Result<()> {
         self.latency.add(part.latency)?;
         self.lateness.add(part.lateness)?;
         self.service.add(part.service)?;

@@ -1,10 +1,12 @@
-//! CPU time and memory of other processes, and which cores they run on.
+//! CPU time of other processes, which cores they run on, and who goes first.
 
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use rolegate_tests::netns::run;
 
 /// One tick of `/proc/PID/stat`: `USER_HZ` is 100.
 const TICK: Duration = Duration::from_millis(10);
@@ -17,25 +19,6 @@ pub fn cpu_time(pid: i32) -> anyhow::Result<Duration> {
     let stat =
         std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
     cpu_of(&stat).with_context(|| format!("/proc/{pid}/stat cannot be read"))
-}
-
-/// Resident memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
-    /// All of it, KiB.
-    pub resident_kib: u64,
-    /// What is not a page of a file, such as the program itself: KiB.
-    pub anonymous_kib: u64,
-}
-
-/// What a process has in memory now.
-///
-/// # Errors
-/// When there is no such process.
-pub fn memory(pid: i32) -> anyhow::Result<Memory> {
-    let status =
-        std::fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid}"))?;
-    memory_of(&status).with_context(|| format!("/proc/{pid}/status cannot be read"))
 }
 
 /// Binds this thread, and those it starts from now on, to these cores.
@@ -66,6 +49,21 @@ fn pin(thread: Pid, cores: &[usize]) -> anyhow::Result<()> {
     sched_setaffinity(thread, &set).with_context(|| format!("cores {cores:?}"))
 }
 
+/// Does `work` on a thread that everything else goes before, and so do the threads that it starts.
+///
+/// # Errors
+/// When `renice` fails, or `work` panicked.
+pub fn in_the_back<T: Send>(work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let me = nix::unistd::gettid().to_string();
+            run(Command::new("renice").args(["-n", "19", "-p", &me]))?;
+            Ok(work())
+        });
+        thread.join().map_err(|_| anyhow!("the work in the back panicked"))?
+    })
+}
+
 /// Fields 14 and 15 (proc(5)), counted behind the name, which may contain anything.
 fn cpu_of(stat: &str) -> Option<Duration> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
@@ -74,24 +72,9 @@ fn cpu_of(stat: &str) -> Option<Duration> {
     Some(TICK * user.checked_add(system)?)
 }
 
-fn memory_of(status: &str) -> Option<Memory> {
-    let field = |name: &str| {
-        let value = status.lines().find_map(|line| line.strip_prefix(name))?;
-        value.strip_suffix("kB")?.trim().parse().ok()
-    };
-    Some(Memory { resident_kib: field("VmRSS:")?, anonymous_kib: field("RssAnon:")? })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn memory_is_read_in_kib() {
-        let status = "Name:\tx\nVmRSS:\t    9216 kB\nRssAnon:\t    4100 kB\n";
-        assert_eq!(memory_of(status), Some(Memory { resident_kib: 9_216, anonymous_kib: 4_100 }));
-        assert_eq!(memory_of("Name:\tx\n"), None);
-    }
 
     #[test]
     fn cpu_time_is_the_sum_of_user_and_system_ticks() {

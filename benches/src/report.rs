@@ -116,11 +116,23 @@ pub fn to_json(rows: &[Row]) -> Value {
         .collect()
 }
 
-fn micros(latency: &Histogram<u64>, quantile: f64) -> f64 {
+/// A quantile in microseconds.
+#[must_use]
+pub fn micros(latency: &Histogram<u64>, quantile: f64) -> f64 {
     float(latency.value_at_quantile(quantile)) / 1e3
 }
 
+/// The median; of an even number of figures the lower of the middle two; NaN of none.
+#[must_use]
+pub fn median(figures: &[f64]) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// For a report.
 #[expect(clippy::cast_precision_loss, reason = "figures for people: 52 bits are enough")]
-fn float(number: u64) -> f64 {
+#[must_use]
+pub fn float(number: u64) -> f64 {
     number as f64
 }

@@ -1,17 +1,21 @@
 //! A node with the agent and the yardstick on it, side by side: the same pod reaches both, each through a rule
 //! of the node that redirects an address on port 80 to the server's port.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use rolegate_tests::agent::{Agent, binary};
+use rolegate_tests::hostile::LARGE;
 use rolegate_tests::http::{Client, Response};
+use rolegate_tests::imds::ImdsConfig;
 use rolegate_tests::kube_api::Pod;
-use rolegate_tests::topology::{NODE_V4, imds_v4};
-use rolegate_tests::world::{NODE, RunningPod, World};
+use rolegate_tests::topology::{NODE_V4, PodNet, imds_v4};
+use rolegate_tests::world::{NODE, Options, RunningPod, World};
 
 use crate::load::Target;
 
@@ -20,6 +24,10 @@ const BARE_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 253);
 const BARE_PORT: u16 = 8182;
 const NAMESPACE: &str = "default";
 const ROLE: &str = "MyPodRole";
+/// The role that attacks ask for.
+const HOSTILE_ROLE: &str = "OtherRole";
+/// The largest text that the agent takes from IMDS, bytes.
+const LARGEST_TEXT: usize = 64 * 1024;
 const TOKEN_PATH: &str = "/latest/api/token";
 const LIST_PATH: &str = "/latest/meta-data/iam/security-credentials/";
 const TOKEN_SECONDS: u32 = 21_600;
@@ -32,7 +40,8 @@ pub struct Scene {
     bare: Bare,
     agent: Agent,
     pod: RunningPod,
-    _others: Vec<RunningPod>,
+    hostile: RunningPod,
+    _other: RunningPod,
     token: String,
     _world: World,
 }
@@ -73,19 +82,24 @@ impl Scene {
         progress("the agent's binary");
         binary()?;
         progress("a node, its cluster, STS and IMDS");
-        let world = World::start()?;
-        world.namespace(NAMESPACE, &[ROLE])?;
+        let leaves = BTreeMap::from([(LARGE.to_owned(), "x".repeat(LARGEST_TEXT))]);
+        let imds = ImdsConfig { leaves, ..ImdsConfig::default() };
+        let world = World::with(&Options { imds, ..Options::default() })?;
+        world.namespace(NAMESPACE, &[ROLE, HOSTILE_ROLE])?;
         populate(&world, size)?;
         progress("the agent");
         let agent = start_agent(&world, flags)?;
-        let pod = |name| world.pod(NAMESPACE, name, |pod| pod.role(ROLE));
-        let (client, others) = (pod("client")?, vec![pod("other")?, pod("another")?]);
-        let document = client.imds().credentials()?;
-        ensure!(document["Code"] == "Success", "{document}");
+        let pod = |name, role| world.pod(NAMESPACE, name, |pod| pod.role(role));
+        let (client, hostile) = (pod("client", ROLE)?, pod("hostile", HOSTILE_ROLE)?);
+        let other = pod("other", ROLE)?;
+        for pod in [&client, &hostile] {
+            let document = pod.imds().credentials()?;
+            ensure!(document["Code"] == "Success", "{document}");
+        }
         let token = client.imds().imds_token(TOKEN_SECONDS)?;
         progress("the yardstick");
         let bare = Bare::start(&world, &client, &token)?;
-        let scene = Self { bare, agent, pod: client, _others: others, token, _world: world };
+        let scene = Self { bare, agent, pod: client, hostile, _other: other, token, _world: world };
         scene.check_answers()?;
         Ok(scene)
     }
@@ -119,10 +133,28 @@ impl Scene {
         vec![target("bare", at(BARE_V4), self.bare.pid()), target("agent", agent, self.agent_pid())]
     }
 
+    /// The agent.
+    #[must_use]
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// The network of a pod that may do harm.
+    #[must_use]
+    pub fn hostile(&self) -> &Arc<PodNet> {
+        &self.hostile.net
+    }
+
     /// The agent's process.
     #[must_use]
     pub fn agent_pid(&self) -> i32 {
         self.agent.pid().as_raw()
+    }
+
+    /// The processes of both servers.
+    #[must_use]
+    pub fn server_pids(&self) -> Vec<i32> {
+        self.targets().iter().filter_map(|target| target.pid).collect()
     }
 
     /// Size of the agent's binary, bytes.

@@ -6,7 +6,7 @@
 mod content;
 mod http;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
@@ -66,6 +66,8 @@ pub struct ImdsConfig {
     pub secret_access_key: String,
     /// See `access_key_id`.
     pub session_token: String,
+    /// Further leaves below `meta-data/`, or other texts of those that there are.
+    pub leaves: BTreeMap<String, String>,
 }
 
 /// One request, as it came.
@@ -128,6 +130,7 @@ impl Default for ImdsConfig {
             access_key_id: format!("{NODE_MARKER}-ACCESS-KEY"),
             secret_access_key: format!("{NODE_MARKER}-SECRET-KEY"),
             session_token: format!("{NODE_MARKER}-SESSION-TOKEN"),
+            leaves: BTreeMap::new(),
         }
     }
 }

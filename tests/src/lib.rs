@@ -4,8 +4,11 @@
 //! [`world::World`] puts it together; [`skip`] is how a test says that this machine lacks something.
 
 pub mod agent;
+pub mod bounds;
 pub mod clients;
 pub mod cluster;
+pub mod crowd;
+pub mod hostile;
 pub mod http;
 pub mod imds;
 pub mod kube_api;
@@ -18,6 +21,7 @@ pub mod service;
 pub mod sts;
 pub mod topology;
 pub mod traffic;
+pub mod usage;
 pub mod world;
 
 use std::io::Write as _;

@@ -22,7 +22,7 @@ const ROWS: &[&[&str]] = &[
     ],
     &["config", "cluster::index", "cluster::snapshot", "imds::route", "imds::token"],
     &["policy", "args"],
-    &["types", "ready", "supervisor", "metrics"],
+    &["types", "ready", "supervisor", "metrics", "accept"],
 ];
 
 /// Paths of packages (a `*` at the end of a segment stands for any rest) and the only modules that may name them.
@@ -37,8 +37,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("aws_smithy*", &["credentials::assume_role"]),
     ("aws_types", &["credentials::assume_role"]),
     ("moka", &["credentials::broker"]),
-    // Socket options; limits and flags of the process; how the key's file is opened.
-    ("nix", &["server", "app::process", "imds::token::key_file"]),
+    // Socket options; why accepting failed; limits and flags of the process; how the key's file is opened.
+    ("nix", &["server", "accept", "app::process", "imds::token::key_file"]),
     ("socket2", &["server::rest"]),
     ("rtnetlink", &["redirect"]),
     ("tracing_subscriber", &["telemetry"]),

@@ -26,6 +26,7 @@ fn code(answer: &Response) -> String {
     answer.json().unwrap()["Code"].as_str().unwrap_or_default().to_owned()
 }
 
+/// K21: SIGTERM during a request: it is answered, and the agent ends with 0.
 #[test]
 fn sigterm_answers_the_request_that_waits_for_sts_and_ends_with_0() {
     let Some(world) = world("sigterm_answers_the_request_that_waits_for_sts_and_ends_with_0") else {

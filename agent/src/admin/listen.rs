@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Admin, Scope};
+use crate::accept::AcceptErrors;
 
 /// Connections from this node itself: the kubelet's probes, a shell.
 const LOCAL_CONNECTIONS: usize = 32;
@@ -31,9 +32,6 @@ const CONNECTION: Duration = Duration::from_secs(60);
 /// Longest that an answer under way may take once the agent ends.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Pause after `accept` failed for want of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 /// Largest header: a probe's has some 200 bytes.
 const BUFFER_BYTES: usize = 8 << 10;
 
@@ -44,10 +42,11 @@ impl Admin {
     /// Serves until `shutdown`.
     ///
     /// # Errors
-    /// None today: accept errors are logged and waited out.
+    /// None today: accept errors are waited out.
     pub async fn run(
         self: Arc<Self>,
         listener: TcpListener,
+        errors: AcceptErrors,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         let local = Arc::new(Semaphore::new(LOCAL_CONNECTIONS));
@@ -74,10 +73,7 @@ impl Admin {
                         Err(_) => self.refused.inc(),
                     }
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "admin port: accept failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+                Err(error) => errors.wait_out(&error, "metrics").await,
             }
         }
         connections.close();

@@ -122,7 +122,8 @@ async fn served() -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<any
     let addr = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
     let admin = Arc::new(admin().0);
-    let run = Arc::clone(&admin).run(listener, shutdown.clone());
+    let errors = crate::accept::AcceptErrors::register(&Registry::new());
+    let run = Arc::clone(&admin).run(listener, errors, shutdown.clone());
     let task = tokio_util::task::TaskTracker::new().spawn(run);
     (addr, shutdown, task, admin)
 }

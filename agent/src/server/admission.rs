@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
+use super::turns::Turns;
 use crate::types::PodIp;
 
 /// Connections of one source that may wait for a place. Beyond it they are closed at once: a flood of 2,000 connections a
@@ -40,6 +42,7 @@ struct Sources {
 #[derive(Debug)]
 struct Source {
     places: Arc<Semaphore>,
+    turns: Turns,
     /// Connections that hold or await a place: the entry goes with the last.
     connections: usize,
 }
@@ -50,6 +53,7 @@ pub(super) struct Entered {
     admission: Arc<Admission>,
     ip: PodIp,
     places: Arc<Semaphore>,
+    turns: Turns,
 }
 
 /// A connection that is being served.
@@ -100,12 +104,18 @@ impl Admission {
             return None;
         }
         sources.open += 1;
-        let source = sources
-            .of
-            .entry(ip)
-            .or_insert_with(|| Source { places: Arc::new(Semaphore::new(self.per_source)), connections: 0 });
+        let source = sources.of.entry(ip).or_insert_with(|| Source {
+            places: Arc::new(Semaphore::new(self.per_source)),
+            turns: Turns::default(),
+            connections: 0,
+        });
         source.connections += 1;
-        Some(Entered { admission: Arc::clone(self), ip, places: Arc::clone(&source.places) })
+        Some(Entered {
+            admission: Arc::clone(self),
+            ip,
+            places: Arc::clone(&source.places),
+            turns: source.turns.clone(),
+        })
     }
 
     fn leave(&self, ip: PodIp) {
@@ -123,12 +133,17 @@ impl Admission {
 // === impl Entered ===
 
 impl Entered {
-    /// Waits for both places, at most as long as a request is held. The source's place comes first, so that a crowd of one
-    /// source queues before its own door and not before the node's.
+    /// The turns of its source.
+    pub(super) fn turns(&self) -> Turns {
+        self.turns.clone()
+    }
+
+    /// Waits for both places, together at most as long as a request is held. The source's place comes first, so that a crowd
+    /// of one source queues before its own door and not before the node's.
     pub(super) async fn served(self) -> Result<Served, Limit> {
-        let hold = self.admission.hold;
-        let place = take(&self.places, hold).await.ok_or(Limit::Source)?;
-        let of_all = take(&self.admission.all, hold).await.ok_or(Limit::Node)?;
+        let deadline = Instant::now() + self.admission.hold;
+        let place = take(&self.places, deadline).await.ok_or(Limit::Source)?;
+        let of_all = take(&self.admission.all, deadline).await.ok_or(Limit::Node)?;
         Ok(Served { _place: place, _of_all: of_all, _entered: self })
     }
 }
@@ -139,11 +154,11 @@ impl Drop for Entered {
     }
 }
 
-async fn take(places: &Arc<Semaphore>, hold: Duration) -> Option<OwnedSemaphorePermit> {
+async fn take(places: &Arc<Semaphore>, deadline: Instant) -> Option<OwnedSemaphorePermit> {
     if let Ok(permit) = Arc::clone(places).try_acquire_owned() {
         return Some(permit);
     }
-    tokio::time::timeout(hold, Arc::clone(places).acquire_owned()).await.ok()?.ok()
+    timeout_at(deadline, Arc::clone(places).acquire_owned()).await.ok()?.ok()
 }
 
 #[cfg(test)]
@@ -177,6 +192,21 @@ mod tests {
         let second = admission.enter(ip(1)).unwrap();
         let (served, ()) = tokio::join!(second.served(), async { drop(first) });
         assert!(served.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_waits_for_both_places_are_one_wait() {
+        let admission = Arc::new(Admission::new(1, 1, DESCRIPTORS, HOLD));
+        let other = admission.enter(ip(1)).unwrap().served().await.unwrap();
+        let first = admission.enter(ip(2)).unwrap();
+        let second = admission.enter(ip(2)).unwrap();
+        let start = Instant::now();
+        // The first holds its source's place while it waits for the node's, and leaves both after the hold.
+        let (first, second) = tokio::join!(first.served(), second.served());
+        assert_eq!(first.unwrap_err(), Limit::Node);
+        assert!(second.is_err());
+        assert_eq!(start.elapsed(), HOLD);
+        drop(other);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,15 +1,14 @@
 //! `e2e`: the agent on a node of its own beside a bare hyper server, and how they compare.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use anyhow::Result;
-use clap::{Parser, ValueEnum};
-use rolegate_benches::load::Plan;
+use clap::Parser;
+use rolegate_benches::flags::{LoadFlags, Output, PinFlags};
 use rolegate_benches::measure::measure;
-use rolegate_benches::process::{Memory, memory, pin_process};
-use rolegate_benches::report::{table, to_json};
+use rolegate_benches::report::{Row, table, to_json};
 use rolegate_benches::scene::{Scenario, Scene, Size};
+use rolegate_tests::usage::Usage;
 use rolegate_tests::world::World;
 use serde_json::{Value, json};
 
@@ -19,27 +18,10 @@ use serde_json::{Value, json};
 /// user namespace: tests/tools/as-root.sh).
 #[derive(Parser)]
 struct Args {
-    /// Turns per second and server.
-    #[arg(long, default_value_t = 500)]
-    rate: u32,
-    /// Seconds of each scenario that are counted.
-    #[arg(long, default_value_t = 10.0)]
-    seconds: f64,
-    /// Seconds of each scenario before.
-    #[arg(long, default_value_t = 1.0)]
-    warm_up: f64,
-    /// Connections open at once.
-    #[arg(long, default_value_t = 64)]
-    connections: usize,
-    /// Core of both servers. The client takes the other one given.
-    #[arg(long, default_value_t = 0)]
-    server_core: usize,
-    /// Core of the client.
-    #[arg(long, default_value_t = 1)]
-    client_core: usize,
-    /// Leave it to the kernel who runs where.
-    #[arg(long)]
-    unpinned: bool,
+    #[command(flatten)]
+    load: LoadFlags,
+    #[command(flatten)]
+    pins: PinFlags,
     /// Further pods of the node: objects only.
     #[arg(long, default_value_t = 0)]
     pods: u16,
@@ -57,12 +39,6 @@ struct Args {
     output: Output,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Output {
-    Text,
-    Json,
-}
-
 fn main() -> Result<()> {
     let args = Args::parse();
     if let Some(why) = World::missing() {
@@ -71,17 +47,15 @@ fn main() -> Result<()> {
     }
     let size = Size { pods: args.pods, namespaces: args.namespaces };
     let scene = Scene::start(size, &args.agent_flags, progress)?;
-    let at_start = memory(scene.agent_pid())?;
-    if !args.unpinned {
-        pin(&scene, &args)?;
-    }
+    let at_start = Usage::of(scene.agent().pid())?;
+    args.pins.pin(scene.server_pids())?;
     let mut figures = Vec::new();
     for scenario in scene.scenarios() {
         if args.scenarios.is_empty() || args.scenarios.iter().any(|wanted| wanted == scenario.name) {
             figures.push((scenario.name, run(&scene, &args, scenario)?));
         }
     }
-    let memory = BTreeMap::from([("at_start", at_start), ("after_load", memory(scene.agent_pid())?)]);
+    let memory = BTreeMap::from([("at_start", at_start), ("after_load", Usage::of(scene.agent().pid())?)]);
     let binary_bytes = scene.binary_bytes()?;
     progress("cleaning up");
     drop(scene);
@@ -91,7 +65,7 @@ fn main() -> Result<()> {
             for (name, rows) in &figures {
                 println!("{name}\n{}", table(rows));
             }
-            for (when, Memory { resident_kib, anonymous_kib }) in &memory {
+            for (when, Usage { resident_kib, anonymous_kib, .. }) in &memory {
                 println!("agent {when}: resident {resident_kib} KiB, of it anonymous {anonymous_kib} KiB");
             }
             println!("agent's binary: {binary_bytes} bytes");
@@ -100,30 +74,15 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-type Figures = (&'static str, Vec<rolegate_benches::report::Row>);
+type Figures = (&'static str, Vec<Row>);
 
-fn run(scene: &Scene, args: &Args, scenario: Scenario) -> Result<Vec<rolegate_benches::report::Row>> {
-    progress(&format!("{} for {} s", scenario.name, args.warm_up + args.seconds));
-    let plan = Plan {
-        targets: scene.targets(),
-        rate: args.rate,
-        warm_up: Duration::try_from_secs_f64(args.warm_up)?,
-        duration: Duration::try_from_secs_f64(args.seconds)?,
-        connections: args.connections,
-        requests: scenario.requests,
-    };
+fn run(scene: &Scene, args: &Args, scenario: Scenario) -> Result<Vec<Row>> {
+    progress(&format!("{} for {} s", scenario.name, args.load.warm_up + args.load.seconds));
+    let plan = args.load.plan(scene.targets(), scenario.requests)?;
     scene.in_pod(|| measure(&plan))
 }
 
-/// The servers to one core; this process, the doubles and the reader of the agent's log included, to another.
-fn pin(scene: &Scene, args: &Args) -> Result<()> {
-    for pid in scene.targets().iter().filter_map(|target| target.pid) {
-        pin_process(pid, &[args.server_core])?;
-    }
-    pin_process(nix::unistd::getpid().as_raw(), &[args.client_core])
-}
-
-fn page(args: &Args, figures: &[Figures], memory: &BTreeMap<&str, Memory>, binary_bytes: u64) -> Value {
+fn page(args: &Args, figures: &[Figures], memory: &BTreeMap<&str, Usage>, binary_bytes: u64) -> Value {
     let memory: BTreeMap<_, _> = memory
         .iter()
         .map(|(when, memory)| {
@@ -133,9 +92,9 @@ fn page(args: &Args, figures: &[Figures], memory: &BTreeMap<&str, Memory>, binar
     let scenarios: Vec<Value> =
         figures.iter().map(|(name, rows)| json!({"name": name, "servers": to_json(rows)})).collect();
     json!({
-        "rate": args.rate,
-        "seconds": args.seconds,
-        "pinned": !args.unpinned,
+        "rate": args.load.rate,
+        "seconds": args.load.seconds,
+        "pinned": !args.pins.unpinned,
         "further_pods": args.pods,
         "further_namespaces": args.namespaces,
         "agent_flags": args.agent_flags,

@@ -3,11 +3,11 @@
 //! Runs wherever it is started, such as in a pod's network namespace: `ip netns exec POD latency ...`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use rolegate_benches::load::{Plan, Target};
+use rolegate_benches::flags::LoadFlags;
+use rolegate_benches::load::Target;
 use rolegate_benches::measure::measure;
 use rolegate_benches::process::{pin_process, pin_self};
 use rolegate_benches::report::{Row, table, to_json};
@@ -19,18 +19,8 @@ struct Args {
     /// `NAME=ADDRESS:PORT[@PID]`; with a PID, CPU per request is measured too.
     #[arg(required = true)]
     targets: Vec<Target>,
-    /// Requests per second and target.
-    #[arg(long, default_value_t = 500)]
-    rate: u32,
-    /// Seconds that are counted.
-    #[arg(long, default_value_t = 10.0)]
-    seconds: f64,
-    /// Seconds before.
-    #[arg(long, default_value_t = 1.0)]
-    warm_up: f64,
-    /// Connections open at once.
-    #[arg(long, default_value_t = 64)]
-    connections: usize,
+    #[command(flatten)]
+    load: LoadFlags,
     /// Path that is asked for.
     #[arg(long, default_value = "/latest/meta-data/iam/security-credentials/MyPodRole")]
     path: String,
@@ -58,14 +48,8 @@ fn main() -> anyhow::Result<()> {
             pin_process(pid, &args.server_cores)?;
         }
     }
-    let plan = Plan {
-        requests: vec![request(&args)],
-        targets: args.targets,
-        rate: args.rate,
-        warm_up: Duration::try_from_secs_f64(args.warm_up)?,
-        duration: Duration::try_from_secs_f64(args.seconds)?,
-        connections: args.connections,
-    };
+    let requests = vec![request(&args)];
+    let plan = args.load.plan(args.targets, requests)?;
     let rows = measure(&plan)?;
     show(&rows, args.output)
 }

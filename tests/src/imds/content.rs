@@ -47,6 +47,9 @@ impl Content {
                 &credentials(&config.access_key_id, config),
             );
         }
+        for (name, text) in &config.leaves {
+            meta(name, text);
+        }
         let mut content = Self(leaves);
         if let Some(role) = &config.role_name {
             // The list shows the name as it is written; the leaf is found in any case.
