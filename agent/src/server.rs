@@ -35,8 +35,8 @@ use crate::config;
 use crate::metrics::Registry;
 use crate::types::PodIp;
 use admission::Admission;
-pub use connection::HopLimit;
 use connection::HopLimited;
+pub use connection::{HopLimit, Stream};
 pub use destination::Destination;
 
 /// No connection lives longer without a complete header (the slowest client's own limit is 5 s: PROTOCOL.md section 7).
@@ -261,8 +261,10 @@ impl Drop for Decrement<'_> {
     }
 }
 
-async fn serve<D: Answer, U: Answer>(
-    stream: TcpStream,
+/// Serves one connection: reads at most one request, answers it and closes. After `shutdown` a request that has begun
+/// has `drain` to end.
+pub async fn serve<S: Stream, D: Answer, U: Answer>(
+    stream: S,
     peer: Peer,
     door: Arc<D>,
     uncaptured: Arc<U>,
