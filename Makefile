@@ -15,6 +15,8 @@ CARGO_FUZZ_VERSION := 0.13.2
 # Tools are run once or twice: built quickly rather than well.
 QUICK := CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
 FUZZ_SECONDS ?= 60
+# Names of fuzz targets; all if empty.
+FUZZ_TARGETS ?=
 # Flags of the end-to-end benchmarks, such as --output=json (`target/release/e2e --help`).
 E2E_FLAGS ?=
 FAIRNESS_FLAGS ?=
@@ -52,7 +54,7 @@ check: rust deny ## format, lints, documentation, dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
-	for script in tests/tools/*.sh .ci/run; do bash -n "$$script"; done
+	for script in tests/tools/*.sh tests/fuzz/run.sh .ci/run; do bash -n "$$script"; done
 
 # Advisories are left out: they need a database from the network, and an old commit must stay buildable.
 .PHONY: deny
@@ -69,12 +71,8 @@ bench: rust ## the hot path step by step, the agent end to end, neighbours of ho
 	tests/tools/as-root.sh $(TARGET)/release/herd $(HERD_FLAGS)
 
 .PHONY: fuzz
-fuzz: rust $(ROLEGATE_CACHE)/bin/cargo-fuzz ## every fuzz target for FUZZ_SECONDS each
-	cd tests/fuzz; \
-	for target in $$($(ROLEGATE_CACHE)/bin/cargo-fuzz fuzz list --fuzz-dir .); do \
-	  RUSTC_BOOTSTRAP=1 $(ROLEGATE_CACHE)/bin/cargo-fuzz fuzz run --fuzz-dir . "$$target" -- \
-	    -max_total_time=$(FUZZ_SECONDS); \
-	done
+fuzz: rust $(ROLEGATE_CACHE)/bin/cargo-fuzz ## every fuzz target (or FUZZ_TARGETS) for FUZZ_SECONDS each
+	@tests/fuzz/run.sh $(ROLEGATE_CACHE)/bin/cargo-fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 .PHONY: docs
 docs: rust ## rustdoc of the workspace

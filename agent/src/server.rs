@@ -40,8 +40,8 @@ use crate::config;
 use crate::metrics::Registry;
 use crate::types::PodIp;
 use admission::Admission;
-pub use connection::HopLimit;
 use connection::HopLimited;
+pub use connection::{HopLimit, Stream};
 pub use destination::Destination;
 use turns::InTurn;
 
@@ -276,8 +276,10 @@ impl Drop for Decrement<'_> {
     }
 }
 
-async fn serve<D: Answer, U: Answer>(
-    stream: TcpStream,
+/// Serves one connection: reads at most one request, answers it and closes. After `shutdown` a request that has begun
+/// has `drain` to end.
+pub async fn serve<S: Stream, D: Answer, U: Answer>(
+    stream: S,
     peer: Peer,
     door: Arc<D>,
     uncaptured: Arc<U>,

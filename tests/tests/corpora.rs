@@ -35,6 +35,7 @@ fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
 }
 
+/// P22, P24: no target of the corpus is passed through but as an allowed path, and none that means a secret ever.
 #[test]
 fn targets_that_mean_secrets_are_never_passed_through() {
     replay("route", properties::route);
@@ -45,6 +46,7 @@ fn annotation_is_a_role_that_the_list_has_or_none() {
     replay_text("annotation", properties::annotation);
 }
 
+/// P31: no list of the corpus grants a role of an account that is not in it, and one that is malformed grants nothing.
 #[test]
 fn list_grants_neither_the_nodes_role_nor_another_account() {
     replay_text("patterns", properties::patterns);
@@ -60,6 +62,13 @@ fn only_the_metadata_service_is_a_host() {
     replay("host", properties::host);
 }
 
+/// P22, P23, P24: whatever bytes a pod sends, the metadata service is asked for nothing but allowed paths, in requests
+/// that are otherwise constant, byte for byte; and what comes back is one answer of the closed set, or none.
+#[test]
+fn connection_answers_once_or_not_at_all_and_only_for_its_own_pod() {
+    replay("connection", properties::connection);
+}
+
 #[test]
 fn every_target_is_replayed() {
     let mut targets: Vec<String> = std::fs::read_dir(fuzz().join("fuzz_targets"))
@@ -67,5 +76,5 @@ fn every_target_is_replayed() {
         .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
         .collect();
     targets.sort();
-    assert_eq!(targets, ["annotation", "host", "patterns", "route", "token"]);
+    assert_eq!(targets, ["annotation", "connection", "host", "patterns", "route", "token"]);
 }

@@ -6,16 +6,19 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::header::{CONTENT_TYPE, HOST, HeaderName};
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use prometheus::IntCounter;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -90,9 +93,21 @@ pub enum UpstreamError {
     NotText,
 }
 
+/// How a connection to the service is opened.
+pub trait Dial: Send + Sync + 'static {
+    /// A new connection.
+    fn dial(&self) -> BoxFuture<'static, io::Result<Box<dyn Stream>>>;
+}
+
+/// A connection to the service.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+/// Dials over TCP.
+struct Tcp(SocketAddr);
+
 /// The client.
 pub struct Upstream {
-    address: SocketAddr,
+    dial: Box<dyn Dial>,
     host: HeaderValue,
     access: Mutex<Access>,
     connections: Semaphore,
@@ -121,6 +136,17 @@ struct Metrics {
     refused: IntCounter,
     failed: IntCounter,
     timeout: IntCounter,
+}
+
+// === impl Stream, Dial ===
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+impl Dial for Tcp {
+    fn dial(&self) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
+        let connecting = TcpStream::connect(self.0);
+        Box::pin(async { Ok(Box::new(connecting.await?) as Box<dyn Stream>) })
+    }
 }
 
 // === impl UpstreamPath ===
@@ -162,8 +188,14 @@ impl Upstream {
     /// A client of the service at `address`. Nothing is sent yet.
     #[must_use]
     pub fn new(address: SocketAddr, registry: &Registry) -> Self {
+        Self::dialling(Box::new(Tcp(address)), address, registry)
+    }
+
+    /// A client of the service at `address`, which `dial` reaches.
+    #[must_use]
+    pub fn dialling(dial: Box<dyn Dial>, address: SocketAddr, registry: &Registry) -> Self {
         Self {
-            address,
+            dial,
             host: host(address),
             access: Mutex::new(Access::Unknown),
             connections: Semaphore::new(CONNECTIONS),
@@ -266,7 +298,7 @@ impl Upstream {
     }
 
     async fn talk(&self, request: Request<Empty<Bytes>>) -> Result<Reply, UpstreamError> {
-        let stream = timeout(CONNECT, TcpStream::connect(self.address))
+        let stream = timeout(CONNECT, self.dial.dial())
             .await
             .map_err(|_| UpstreamError::Timeout)?
             .map_err(|error| connection(&error))?;
@@ -298,7 +330,7 @@ impl Upstream {
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Upstream").field("host", &self.host).finish_non_exhaustive()
     }
 }
 

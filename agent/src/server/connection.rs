@@ -18,10 +18,19 @@ use tracing::debug;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HopLimit(pub u8);
 
-/// The socket, and the hop limit to set before the next byte is written.
+/// What a connection is served on: a stream whose packets can be given a hop limit.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// What is written from now on lives `hops` hops.
+    ///
+    /// # Errors
+    /// That of the system.
+    fn limit_hops(&self, hops: u8) -> io::Result<()>;
+}
+
+/// The stream, and the hop limit to set before the next byte is written.
 #[derive(Debug)]
-pub(super) struct HopLimited {
-    stream: TcpStream,
+pub(super) struct HopLimited<S> {
+    stream: S,
     wanted: Hops,
     set: u8,
 }
@@ -29,6 +38,19 @@ pub(super) struct HopLimited {
 /// The writer's end of a [`HopLimited`]; 0 leaves the system's default.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Hops(Arc<AtomicU8>);
+
+// === impl Stream ===
+
+impl Stream for TcpStream {
+    fn limit_hops(&self, hops: u8) -> io::Result<()> {
+        let hops = i32::from(hops);
+        match self.local_addr()? {
+            SocketAddr::V4(_) => setsockopt(self, sockopt::Ipv4Ttl, &hops)?,
+            SocketAddr::V6(_) => setsockopt(self, sockopt::Ipv6Ttl, &hops)?,
+        }
+        Ok(())
+    }
+}
 
 // === impl Hops ===
 
@@ -43,8 +65,8 @@ impl Hops {
 
 // === impl HopLimited ===
 
-impl HopLimited {
-    pub(super) fn new(stream: TcpStream) -> (Self, Hops) {
+impl<S: Stream> HopLimited<S> {
+    pub(super) fn new(stream: S) -> (Self, Hops) {
         let wanted = Hops::default();
         (Self { stream, wanted: wanted.clone(), set: 0 }, wanted)
     }
@@ -53,18 +75,14 @@ impl HopLimited {
         let wanted = self.wanted.0.load(Ordering::Acquire);
         if wanted != self.set {
             self.set = wanted;
-            let hops = i32::from(wanted);
-            match self.stream.local_addr()? {
-                SocketAddr::V4(_) => setsockopt(&self.stream, sockopt::Ipv4Ttl, &hops)?,
-                SocketAddr::V6(_) => setsockopt(&self.stream, sockopt::Ipv6Ttl, &hops)?,
-            }
-            debug!(hops, "answer limited");
+            self.stream.limit_hops(wanted)?;
+            debug!(hops = wanted, "answer limited");
         }
         Ok(())
     }
 }
 
-impl AsyncRead for HopLimited {
+impl<S: Stream> AsyncRead for HopLimited<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -74,7 +92,7 @@ impl AsyncRead for HopLimited {
     }
 }
 
-impl AsyncWrite for HopLimited {
+impl<S: Stream> AsyncWrite for HopLimited<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.apply()?;
         Pin::new(&mut self.stream).poll_write(cx, buf)

@@ -1,6 +1,8 @@
 //! What holds for any input that a pod or an annotation can be: the fuzz targets and the replay of their corpora
 //! (`tests/tests/corpora.rs`) call the same functions. Each panics where its property does not hold.
 
+mod connection;
+
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -14,6 +16,8 @@ use rolegate::policy::{
     PodFacts, Policy, Restrictions, Rules,
 };
 use rolegate::types::{PodIp, PodUid, RoleArn, RoleArnBase};
+
+pub use connection::connection;
 
 const BASE: &str = "arn:aws:iam::123456789012:role/";
 const ACCOUNT: &str = "123456789012";
@@ -213,32 +217,8 @@ fn granted(
     list: Option<&str>,
     permitted: Option<&str>,
 ) -> Option<RoleArn> {
-    let rules = Rules {
-        base: Some(base()),
-        default_role: None,
-        restrictions: Restrictions::Enforce,
-        format,
-        allow_node_role: false,
-        session_name: DEFAULT_SESSION_NAME.to_owned(),
-        session_duration: Duration::from_secs(3_600),
-        keys: AnnotationKeys::default(),
-        node: "node-1".to_owned(),
-    };
-    let policy = Policy::new(rules, Some(NodeRole::new(Some(ACCOUNT), [NODE_ROLE])));
-    let pod = PodFacts {
-        uid: PodUid::new("7b1f"),
-        namespace: Arc::from("default"),
-        name: Arc::from("pod"),
-        service_account: Arc::from("default"),
-        role: Some(Arc::from(role)),
-        external_id: None,
-    };
-    let annotations = NamespaceAnnotations {
-        allowed_roles: list.map(Arc::from),
-        permitted: permitted.map(Arc::from),
-        ..NamespaceAnnotations::default()
-    };
-    let namespace = NamespaceFacts::new("default", annotations);
+    let policy = Policy::new(rules(format), Some(NodeRole::new(Some(ACCOUNT), [NODE_ROLE])));
+    let (pod, namespace) = (facts(role), namespace(list, permitted));
     let decision = policy.decide(&pod, &namespace);
     assert_eq!(decision, policy.decide(&pod, &namespace));
     match decision.outcome {
@@ -250,6 +230,42 @@ fn granted(
             None
         }
     }
+}
+
+fn rules(format: PatternFormat) -> Rules {
+    Rules {
+        base: Some(base()),
+        default_role: None,
+        restrictions: Restrictions::Enforce,
+        format,
+        allow_node_role: false,
+        session_name: DEFAULT_SESSION_NAME.to_owned(),
+        session_duration: Duration::from_secs(3_600),
+        keys: AnnotationKeys::default(),
+        node: "node-1".to_owned(),
+    }
+}
+
+/// A pod with this annotation.
+fn facts(role: &str) -> PodFacts {
+    PodFacts {
+        uid: PodUid::new("7b1f"),
+        namespace: Arc::from("default"),
+        name: Arc::from("pod"),
+        service_account: Arc::from("default"),
+        role: Some(Arc::from(role)),
+        external_id: None,
+    }
+}
+
+/// Its namespace.
+fn namespace(list: Option<&str>, permitted: Option<&str>) -> NamespaceFacts {
+    let annotations = NamespaceAnnotations {
+        allowed_roles: list.map(Arc::from),
+        permitted: permitted.map(Arc::from),
+        ..NamespaceAnnotations::default()
+    };
+    NamespaceFacts::new("default", annotations)
 }
 
 fn base() -> RoleArnBase {
@@ -271,10 +287,10 @@ pub fn token(input: &[u8]) {
     let key = KEY.get_or_init(|| TokenKey::load_or_create(Path::new("/dev/null/none")).0);
     let (ip, other) = (pod_ip([100, 96, 1, 11]), pod_ip([100, 96, 1, 12]));
     let (now, ttl) = (1_800_000_000, 300);
-    assert!(key.verify(input, ip, now).is_err());
-
     let good = key.issue(ip, ttl, now);
     assert_eq!(good.len(), TOKEN_CHARS);
+    // The fuzzer reads the good one out of comparisons.
+    assert_eq!(key.verify(input, ip, now).is_ok(), input == good.as_bytes());
     let mut changed = good.clone().into_bytes();
     for (byte, change) in changed.iter_mut().zip(input) {
         *byte ^= change;

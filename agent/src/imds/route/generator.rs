@@ -2,7 +2,6 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::sample::select;
 
 /// Names that occur in paths, and near misses of them.
 const NAMES: [&str; 28] = [
@@ -59,14 +58,35 @@ const SEPARATORS: [&str; 15] = [
 /// What stands at the end, where anything does.
 const ENDS: [&str; 11] = ["/", "//", "/.", "/..", "?", "?a=b", "#f", "%00", "%0a", "%", "%2"];
 
-/// A target by the grammar.
+/// Most steps of a target.
+const STEPS: usize = 7;
+/// Choices that make a step, a byte each.
+const STEP_CHOICES: usize = 4;
+/// Choices that make a target: its beginning, its end, how many steps, and those.
+const CHOICES: usize = 3 + STEPS * STEP_CHOICES;
+
+/// A target by the grammar. It is read off plain numbers, which is many times cheaper than a strategy for each part; zeros
+/// are the plain choices, so that a failure shrinks to what matters of it.
 pub(crate) fn targets() -> impl Strategy<Value = String> {
-    let step =
-        (mostly("/", &SEPARATORS), select(&NAMES[..]), encoding()).prop_map(|(separator, name, encode)| {
-            format!("{separator}{}", encode.iter().fold(name.to_owned(), |name, at| encode_byte(&name, *at)))
-        });
-    (select(&BEGINNINGS[..]), vec(step, 0..7), mostly("", &ENDS))
-        .prop_map(|(beginning, steps, end)| format!("{beginning}{}{end}", steps.concat()))
+    any::<[u64; CHOICES.div_ceil(8)]>().prop_map(|words| {
+        let choices: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        target(&choices)
+    })
+}
+
+fn target(choices: &[u8]) -> String {
+    let count = usize::from(choices[2]) % (STEPS + 1);
+    let mut target = BEGINNINGS[usize::from(choices[0]) % BEGINNINGS.len()].to_owned();
+    for step in choices[3..].chunks_exact(STEP_CHOICES).take(count) {
+        target.push_str(mostly("/", &SEPARATORS, step[0]));
+        let name = NAMES[usize::from(step[1]) % NAMES.len()];
+        // One name in nine has one to three of its bytes encoded.
+        let encoded = if step[2] % 9 == 8 { 1 + step[2] / 9 % 3 } else { 0 };
+        let places = (0..encoded).map(|nth| (usize::from(step[3]) + 7 * usize::from(nth)) % 24);
+        target.push_str(&places.fold(name.to_owned(), |name, at| encode_byte(&name, at)));
+    }
+    target.push_str(mostly("", &ENDS, choices[1]));
+    target
 }
 
 /// Any text at all, most of it not a path.
@@ -79,12 +99,8 @@ pub(crate) fn texts() -> impl Strategy<Value = String> {
 }
 
 /// The plain form twice as often as all the others together.
-fn mostly(plain: &'static str, others: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
-    prop_oneof![2 => Just(plain), 1 => select(others)]
-}
-
-fn encoding() -> impl Strategy<Value = Vec<usize>> {
-    prop_oneof![8 => Just(Vec::new()), 1 => vec(0_usize..24, 1..4)]
+fn mostly(plain: &'static str, others: &[&'static str], choice: u8) -> &'static str {
+    (usize::from(choice) % (3 * others.len())).checked_sub(2 * others.len()).map_or(plain, |at| others[at])
 }
 
 /// `name` with the byte at `at` (if there is one, and it is ASCII) percent-encoded.

@@ -1,6 +1,7 @@
 //! Targets and what they must be taken for.
 
 use http::{Method, Uri, Version};
+use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
@@ -378,7 +379,7 @@ fn everything_once() -> &'static MetadataPolicy {
 fn grammar_reaches_what_it_is_to_attack() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut labels = std::collections::BTreeSet::new();
-    for _ in 0..5_000 {
+    for _ in 0..50_000 {
         let target = generator::targets().new_tree(&mut runner).unwrap().current();
         labels.insert(route(&Method::GET, &target, everything_once()).label());
     }
@@ -387,18 +388,27 @@ fn grammar_reaches_what_it_is_to_attack() {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 100_000, ..ProptestConfig::default() })]
+/// Targets of the grammar that are tried, and how many of them make one case: a case costs more than a target.
+const TARGETS: u32 = 1_000_000;
+const BATCH: u32 = 20;
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: TARGETS / BATCH, ..ProptestConfig::default() })]
+
+    /// P22, P24: no target by the grammar reaches upstream but under a path of the allow-list, byte for byte, and none
+    /// that can be read as a secret does so under any configuration.
     #[test]
-    fn nothing_by_the_grammar_reaches_upstream_off_the_allow_list(target in generator::targets()) {
-        check(&target)?;
+    fn nothing_by_the_grammar_reaches_upstream_off_the_allow_list(
+        targets in vec(generator::targets(), BATCH as usize),
+    ) {
+        targets.iter().try_for_each(|target| check(target))?;
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
 
+    /// P22, P24: nor does any other text.
     #[test]
     fn no_text_reaches_upstream_off_the_allow_list(target in generator::texts()) {
         check(&target)?;
