@@ -279,6 +279,7 @@ fn snapshot() -> Arc<Snapshot> {
         terminal: false,
         deleting: false,
         host_network: false,
+        unreadable: false,
     };
     let mut neighbour = pod(NEIGHBOUR, OTHER_ROLE);
     (neighbour.facts.uid, neighbour.facts.name) = (PodUid::new("9c2e"), Arc::from("neighbour"));
