@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod clients;
 pub mod cluster;
+pub mod crowd;
 pub mod http;
 pub mod imds;
 pub mod kube_api;
