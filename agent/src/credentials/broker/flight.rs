@@ -152,7 +152,9 @@ impl Shared {
                 self.pace.throttled(permit);
                 self.fail(cell, flight, SourceError::Throttled);
             }
-            SourceError::OwnCredentials { .. } | SourceError::Unavailable { .. } => {
+            SourceError::OwnCredentials { .. }
+            | SourceError::Mismatched { .. }
+            | SourceError::Unavailable { .. } => {
                 self.pace.failed(cell.id);
                 self.fail(cell, flight, error);
             }
