@@ -2,6 +2,7 @@
 
 use super::*;
 
+/// K14, P35: one call, however many wait for it.
 #[tokio::test(start_paused = true)]
 async fn five_hundred_waiters_are_one_call() {
     let bench = Bench::new();
