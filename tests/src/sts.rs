@@ -270,7 +270,14 @@ async fn accept(listener: tokio::net::TcpListener, service: &Arc<Service>, down:
         };
         let (service, mut down) = (Arc::clone(service), down.clone());
         connections.spawn(async move {
-            let serve = service_fn(move |request| respond(Arc::clone(&service), request));
+            let is_down = down.clone();
+            let serve = service_fn(move |request| {
+                let (service, is_down) = (Arc::clone(&service), *is_down.borrow());
+                async move {
+                    // What comes before this connection is cut is not answered either.
+                    if is_down { Err(io::Error::other("down")) } else { respond(service, request).await }
+                }
+            });
             let connection = hyper::server::conn::http1::Builder::new()
                 .half_close(true)
                 .serve_connection(TokioIo::new(stream), serve);

@@ -55,7 +55,7 @@ fn assumed(world: &World) -> Vec<Call> {
 fn slows_down(calls: &[Call]) {
     let took = calls[calls.len() - 1].time.duration_since(calls[0].time).unwrap();
     let throttled = calls.iter().filter(|call| call.error.as_deref() == Some("Throttling")).count();
-    eprintln!("MEASURED {} calls in {took:?}, {throttled} of them throttled", calls.len());
+    eprintln!("{} calls in {took:?}, {throttled} of them throttled", calls.len());
     let most = BUCKET.0 + usize::try_from(BUCKET.1 * (took.as_secs() + 1)).unwrap();
     assert!(calls.len() <= most, "{} calls in {took:?}", calls.len());
     assert!((1..=THROTTLED_MAX).contains(&throttled), "{throttled} of {} calls throttled", calls.len());
@@ -96,7 +96,7 @@ fn throttling_with_a_role_that_hangs_and_one_that_is_refused_holds_up_nobody_els
     slows_down(&assumed(&world));
 }
 
-/// P38: a pod whose annotation is edited in a loop, all its roles refused or not, holds up nobody who comes then.
+/// P38: a pod whose annotation is edited in a loop, half of its roles refused, holds up nobody who comes then.
 #[test]
 fn pod_whose_annotation_is_edited_in_a_loop_holds_up_nobody() {
     let test = "pod_whose_annotation_is_edited_in_a_loop_holds_up_nobody";
@@ -133,6 +133,6 @@ fn pod_whose_annotation_is_edited_in_a_loop_holds_up_nobody() {
     // In the order of arrival those of the loop would all have gone before: one a second.
     let calls = assumed(&world);
     let last_late = calls.iter().rposition(|call| call.role.contains("Late")).unwrap();
-    eprintln!("MEASURED {of_the_loop} calls of the loop; {last_late} before the last of the others");
+    eprintln!("{of_the_loop} calls of the loop; {last_late} before the last of the others");
     assert!(last_late <= of_the_loop + 6 + 10, "{last_late} of {:?}", calls.len());
 }

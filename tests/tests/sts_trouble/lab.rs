@@ -19,6 +19,8 @@ pub(crate) struct Lab {
     // In the order in which they end.
     pub(crate) agent: Agent,
     pub(crate) world: World,
+    /// Pods' networks are made one at a time.
+    making: Mutex<()>,
 }
 
 /// Rows that are wrong.
@@ -31,7 +33,11 @@ impl Lab {
     pub(crate) fn start(test: &str, flags: &[&str]) -> Option<Self> {
         let world = world(test)?;
         let agent = world.agent(&[flags, &["--prefetch=false"]].concat()).unwrap();
-        Some(Self { agent, world })
+        Some(Self::of(agent, world))
+    }
+
+    pub(crate) fn of(agent: Agent, world: World) -> Self {
+        Self { agent, world, making: Mutex::default() }
     }
 
     /// A pod of the role that is called as it is; the role's calls go wrong so. The agent knows it.
@@ -42,8 +48,11 @@ impl Lab {
     }
 
     pub(crate) fn another_pod(&self, name: &str, role: &str) -> RunningPod {
+        let making = self.making.lock();
         let pod = self.world.pod("default", name, |pod| pod.role(role)).unwrap();
-        self.agent.poll("the pod is known", || Ok(pod.imds().get(ROLES)?.status == 200)).unwrap();
+        drop(making);
+        let known = || Ok(pod.imds().get(ROLES).is_ok_and(|list| list.status == 200));
+        self.agent.poll("the pod is known", known).unwrap();
         pod
     }
 

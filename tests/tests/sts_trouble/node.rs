@@ -33,7 +33,7 @@ fn ten_seconds_without_sts_cost_a_call_a_second_and_one_for_each_key() {
     }
     // Ten first calls, at most as many before the outage is noticed, and one in each second of it.
     let (made, seconds) = (calls(), start.elapsed().as_secs_f64());
-    eprintln!("MEASURED {made} calls in {seconds} s");
+    eprintln!("{made} calls in {seconds} s");
     assert!((11.0..=10.0 + 10.0 + seconds + 1.0).contains(&made), "{made} calls in {seconds} s");
     lab.world.sts.down(false).unwrap();
     for (n, pod) in waiting.iter().enumerate() {
@@ -79,7 +79,7 @@ fn times_are_utc_whatever_the_time_zone_and_remembered_refusals_are_no_hits() {
     args.push("--prefetch=false".into());
     let agent = Agent::start(world.topology.node(), &args, &environment).unwrap();
     agent.ready().unwrap();
-    let lab = Lab { agent, world };
+    let lab = Lab::of(agent, world);
     let before = wall() - Duration::from_secs(1);
     let pod = lab.pod("tokyo", None);
     let session = lab.served(&pod, "tokyo");

@@ -132,7 +132,7 @@ fn agent_that_starts_while_imds_fails_serves_when_it_is_back() {
     }
     assert!(world.sts.calls().is_empty(), "{:?}", world.sts.calls());
     on.unwrap()(&world, false);
-    let lab = Lab { agent: agent.unwrap(), world };
+    let lab = Lab::of(agent.unwrap(), world);
     lab.agent.ready().unwrap();
     lab.served(&pod, "MyPodRole");
 }
