@@ -16,9 +16,10 @@
 //! 0.1 s growing to 1 s (less up to a quarter); from eight failures of differing keys in a row on, the node
 //! makes one retry per second in all, until one is answered: then everybody retries at once. Retries that
 //! nobody waits for (refresh, prefetch) come after 5 s growing to 30 s per key, under the same bound. So an
-//! outage costs a node one call per second, one for each key and eight, or, where all pods share one key, at
-//! most four calls in three seconds and four; service that returns is found within about a second, and within
-//! five where the only key's connection hangs.
+//! outage costs a node one call per second, one for each key, and sixteen until it is noticed (of two keys that
+//! take turns unevenly every other call counts), or, where all pods share one key, at most four calls in three
+//! seconds and four; service that returns is found within about a second, and within five where the only key's
+//! connection hangs.
 //!
 //! **Shares.** The node makes 32 calls at once and 50 in a burst, then five per second, whatever pods ask. Each
 //! pod's calls wait in a line of their own, and lines take turns. A pod that has had more than eight calls since
