@@ -3,11 +3,12 @@
 //! It reads targets as generously as any server might (escapes decoded until none is left, case folded, dot
 //! segments and path parameters resolved): a path that slips past the agent finds the secrets here.
 
+mod config;
 mod content;
 mod http;
 
-use std::collections::{BTreeMap, HashMap};
-use std::io;
+use std::collections::HashMap;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use nix::sys::socket::{Backlog, Shutdown, listen, setsockopt, shutdown, sockopt}
 use parking_lot::{Condvar, Mutex};
 use tokio::time::Instant;
 
+pub use self::config::{ImdsConfig, Tokens};
 use self::content::Content;
 use self::http::{Answer, Head};
 
@@ -33,42 +35,6 @@ pub const TOKEN_MARKER: &str = "REAL-IMDS-TOKEN";
 
 /// How long a connection may take to send its request.
 const READ: Duration = Duration::from_secs(10);
-
-/// Whether a token is needed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tokens {
-    /// IMDSv1 only: the token path does not exist.
-    Unsupported,
-    /// Both versions.
-    Optional,
-    /// IMDSv2 only.
-    Required,
-}
-
-/// The instance that it describes.
-#[derive(Clone, Debug)]
-pub struct ImdsConfig {
-    /// Twelve digits.
-    pub account: String,
-    /// The region; the zone is its `a`.
-    pub region: String,
-    /// What `iam/security-credentials/` lists; `None`: an instance without a profile.
-    pub role_name: Option<String>,
-    /// `InstanceProfileArn` of `iam/info`.
-    pub profile_arn: String,
-    /// Whether a token is needed.
-    pub tokens: Tokens,
-    /// IP TTL of token answers.
-    pub hop_limit: u8,
-    /// The node's credentials; give those that the STS double knows.
-    pub access_key_id: String,
-    /// See `access_key_id`.
-    pub secret_access_key: String,
-    /// See `access_key_id`.
-    pub session_token: String,
-    /// Further leaves below `meta-data/`, or other texts of those that there are.
-    pub leaves: BTreeMap<String, String>,
-}
 
 /// One request, as it came.
 #[derive(Clone, Debug)]
@@ -98,7 +64,7 @@ pub struct Faults<'a>(&'a Shared);
 struct Shared {
     listener: TcpListener,
     config: ImdsConfig,
-    content: Content,
+    content: Mutex<Content>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -112,27 +78,9 @@ struct State {
     holding: bool,
     released: bool,
     status: Option<u16>,
+    raw: Option<&'static [u8]>,
     down: bool,
     ended: bool,
-}
-
-// === impl ImdsConfig ===
-
-impl Default for ImdsConfig {
-    fn default() -> Self {
-        Self {
-            account: "123456789012".into(),
-            region: "eu-central-1".into(),
-            role_name: Some("nodes.example.cluster.k8s.local".into()),
-            profile_arn: "arn:aws:iam::123456789012:instance-profile/nodes.example.cluster.k8s.local".into(),
-            tokens: Tokens::Optional,
-            hop_limit: 1,
-            access_key_id: format!("{NODE_MARKER}-ACCESS-KEY"),
-            secret_access_key: format!("{NODE_MARKER}-SECRET-KEY"),
-            session_token: format!("{NODE_MARKER}-SESSION-TOKEN"),
-            leaves: BTreeMap::new(),
-        }
-    }
 }
 
 // === impl Request ===
@@ -166,7 +114,7 @@ impl Imds {
     /// The listener has no address, or no thread can be started.
     pub fn start(listener: TcpListener, config: ImdsConfig) -> anyhow::Result<Self> {
         let address = listener.local_addr().context("address of the IMDS double")?;
-        let content = Content::new(&config);
+        let content = Mutex::new(Content::new(&config));
         let shared = Arc::new(Shared {
             listener,
             config,
@@ -257,6 +205,22 @@ impl Faults<'_> {
         self.0.change(|state| state.status = status);
     }
 
+    /// Every answer is these bytes, until `None`.
+    pub fn raw(&self, answer: Option<&'static [u8]>) {
+        self.0.change(|state| state.raw = answer);
+    }
+
+    /// The instance's role has new credentials: access key, secret and token.
+    pub fn renew(&self, (access_key_id, secret_access_key, session_token): (&str, &str, &str)) {
+        let config = ImdsConfig {
+            access_key_id: access_key_id.into(),
+            secret_access_key: secret_access_key.into(),
+            session_token: session_token.into(),
+            ..self.0.config.clone()
+        };
+        *self.0.content.lock() = Content::new(&config);
+    }
+
     /// All tokens issued so far are forgotten.
     pub fn forget_tokens(&self) {
         self.0.change(|state| state.tokens.clear());
@@ -313,7 +277,7 @@ impl Shared {
     fn serve(&self, mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         stream.set_read_timeout(Some(READ))?;
         let head = http::read(&mut stream)?;
-        let (delay, status, held) = {
+        let (delay, status, raw, held) = {
             let mut state = self.state.lock();
             state.requests.push(Request {
                 peer,
@@ -322,13 +286,16 @@ impl Shared {
                 headers: head.headers.clone(),
                 at: Instant::now(),
             });
-            (state.delay, state.status, state.holding)
+            (state.delay, state.status, state.raw, state.holding)
         };
         self.changed.notify_all();
         if held {
             self.changed.wait_while(&mut self.state.lock(), |state| !state.released && !state.ended);
         }
         std::thread::sleep(delay);
+        if let Some(raw) = raw {
+            return stream.write_all(raw);
+        }
         let answer = match status {
             Some(status) => Answer::empty(status),
             None => self.answer(&head),
@@ -357,7 +324,8 @@ impl Shared {
             None if self.config.tokens == Tokens::Required => return Answer::empty(401),
             _ => None,
         };
-        match self.content.get(names.get(1..).unwrap_or_default(), names.is_empty()) {
+        let content = self.content.lock();
+        match content.get(names.get(1..).unwrap_or_default(), names.is_empty()) {
             Some(body) => Answer::text(body, left),
             None => Answer::not_found(),
         }

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -23,9 +24,11 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use nix::sys::socket::{Backlog, Shutdown, listen, shutdown};
 use percent_encoding::percent_decode_str;
 use time::OffsetDateTime;
 use time::macros::format_description;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -90,6 +93,9 @@ pub type Keys = (String, String, String);
 pub struct Sts {
     service: Arc<Service>,
     address: SocketAddr,
+    /// The socket that is accepted from, to take it down and up again.
+    listener: TcpListener,
+    down: watch::Sender<bool>,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
@@ -109,17 +115,12 @@ impl Sts {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (service, stop) = (Arc::new(Service::new()), CancellationToken::new());
         let (serving, stopping) = (Arc::clone(&service), stop.clone());
+        let (kept, down) = (listener.try_clone()?, watch::Sender::new(false));
+        let is_down = down.subscribe();
         let thread = std::thread::Builder::new().name("sts".into()).spawn(move || {
-            runtime.block_on(async {
-                if let Ok(listener) = tokio::net::TcpListener::from_std(listener) {
-                    tokio::select! {
-                        () = accept(listener, serving) => {}
-                        () = stopping.cancelled() => {}
-                    }
-                }
-            });
+            runtime.block_on(stopping.run_until_cancelled(serve(listener, serving, is_down)));
         })?;
-        Ok(Self { service, address, stop, thread: Some(thread) })
+        Ok(Self { service, address, listener: kept, down, stop, thread: Some(thread) })
     }
 
     /// Serves on a free port of loopback.
@@ -183,6 +184,21 @@ impl Sts {
         &self.service.faults
     }
 
+    /// Connections are refused, and those that are open end, until `false`. Only for a listener that was bound to
+    /// a port by its number.
+    ///
+    /// # Errors
+    /// The socket does not stop or start listening.
+    pub fn down(&self, down: bool) -> io::Result<()> {
+        match (down, *self.down.borrow()) {
+            (true, false) => shutdown(self.listener.as_raw_fd(), Shutdown::Both)?,
+            (false, true) => listen(&self.listener, Backlog::new(128)?)?,
+            _ => {}
+        }
+        self.down.send_replace(down);
+        Ok(())
+    }
+
     /// Every call so far, in the order of its arrival.
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
@@ -232,21 +248,44 @@ impl Call {
     }
 }
 
-async fn accept(listener: tokio::net::TcpListener, service: Arc<Service>) {
+/// Accepts while it is not down.
+async fn serve(listener: TcpListener, service: Arc<Service>, mut down: watch::Receiver<bool>) {
+    while down.wait_for(|down| !down).await.is_ok() {
+        // Registered anew each time: a socket that was shut down is ready for ever.
+        let Ok(listener) = listener.try_clone().and_then(tokio::net::TcpListener::from_std) else { return };
+        let mut ending = down.clone();
+        tokio::select! {
+            () = accept(listener, &service, &down) => {}
+            _ = ending.wait_for(|down| *down) => {}
+        }
+    }
+}
+
+async fn accept(listener: tokio::net::TcpListener, service: &Arc<Service>, down: &watch::Receiver<bool>) {
     let connections = TaskTracker::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let service = Arc::clone(&service);
+        let (service, mut down) = (Arc::clone(service), down.clone());
         connections.spawn(async move {
-            let serve = service_fn(move |request| respond(Arc::clone(&service), request));
-            // A connection that ends badly is its client's to report.
-            let _ = hyper::server::conn::http1::Builder::new()
+            let is_down = down.clone();
+            let serve = service_fn(move |request| {
+                let (service, is_down) = (Arc::clone(&service), *is_down.borrow());
+                async move {
+                    // What comes before this connection is cut is not answered either.
+                    if is_down { Err(io::Error::other("down")) } else { respond(service, request).await }
+                }
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
                 .half_close(true)
-                .serve_connection(TokioIo::new(stream), serve)
-                .await;
+                .serve_connection(TokioIo::new(stream), serve);
+            // A connection that ends badly is its client's to report.
+            tokio::select! {
+                _ = connection => {}
+                _ = down.wait_for(|down| *down) => {}
+            }
         });
     }
 }
@@ -264,6 +303,10 @@ async fn respond(service: Arc<Service>, request: Request<Incoming>) -> Result<Re
             let answer = service.answer(&parts, &form, &body);
             tokio::time::sleep(time).await;
             reply(&service, &answer)
+        }
+        Some(Fault::Rewritten { content_type, rewrite }) => {
+            let answer = service.answer(&parts, &form, &body);
+            send(&service, answer.status, ("content-type", content_type), rewrite(&answer.body))
         }
         Some(Fault::HalfAnswer) => {
             let answer = service.answer(&parts, &form, &body);
@@ -284,7 +327,15 @@ async fn fail(service: &Service, fault: Fault) -> Result<Response<Body>, io::Err
         reply(service, &Refusal::new(status, code, message).answer("00000000-0000-0000-0000-000000000000"))
     };
     match fault {
-        Fault::Stall | Fault::Delay(_) | Fault::HalfAnswer => std::future::pending().await,
+        Fault::Stall | Fault::Delay(_) | Fault::HalfAnswer | Fault::Rewritten { .. } => {
+            std::future::pending().await
+        }
+        Fault::Flood => {
+            let chunk = Bytes::from(vec![b'x'; 64 * 1024]);
+            head(service, 200, ("content-type", "text/xml"))
+                .body(chunks((0..4_096).map(|_| chunk.clone())))
+                .map_err(io::Error::other)
+        }
         Fault::Hangup => Err(io::Error::other("hung up on command")),
         Fault::ServerError => error(500, "InternalFailure", "Internal failure"),
         Fault::Error { status, code, message } => error(status, code, message),
@@ -304,20 +355,25 @@ fn reply(service: &Service, answer: &Answer) -> Result<Response<Body>, io::Error
 fn send(
     service: &Service,
     status: u16,
-    header: (&str, &str),
+    header: (&'static str, &str),
     body: String,
 ) -> Result<Response<Body>, io::Error> {
+    head(service, status, header).body(chunks([Bytes::from(body)])).map_err(io::Error::other)
+}
+
+/// With `header`; XML unless that says otherwise.
+fn head(service: &Service, status: u16, header: (&'static str, &str)) -> http::response::Builder {
     let format = format_description!(
         "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
     );
     let date = OffsetDateTime::from(service.now()).format(format).unwrap_or_default();
-    Response::builder()
-        .status(status)
-        .header("content-type", "text/xml")
-        .header("date", date)
-        .header(header.0, header.1)
-        .body(StreamBody::new(stream::iter(vec![Ok(Frame::data(Bytes::from(body)))])))
-        .map_err(io::Error::other)
+    let head = Response::builder().status(status).header("date", date).header(header.0, header.1);
+    if header.0 == "content-type" { head } else { head.header("content-type", "text/xml") }
+}
+
+fn chunks(chunks: impl IntoIterator<Item = Bytes>) -> Body {
+    let frames: Vec<_> = chunks.into_iter().map(|chunk| Ok(Frame::data(chunk))).collect();
+    StreamBody::new(stream::iter(frames))
 }
 
 fn decode_form(body: &[u8]) -> HashMap<String, String> {

@@ -234,12 +234,15 @@ async fn errors_are_classified_by_code_whatever_the_status() {
     ] {
         for status in [400, 403, 500] {
             sts.faults().every(Some(Fault::Error { status, code, message: "said so" }));
-            let expected = if rejected {
-                SourceError::Rejected { code: code.into(), message: "said so".into() }
-            } else {
-                SourceError::Throttled
-            };
-            assert_eq!(source.fetch(key(None, HOUR)).await.unwrap_err(), expected, "{status}");
+            match source.fetch(key(None, HOUR)).await.unwrap_err() {
+                SourceError::Rejected { code: said, message } if rejected => {
+                    assert_eq!(said, code);
+                    assert!(message.starts_with("said so"), "{status}: {message}");
+                    let helps = message.contains("eu-central-1") && message.contains("AWS_REGION");
+                    assert_eq!(helps, code == "RegionDisabledException", "{message}");
+                }
+                error => assert_eq!((error, rejected), (SourceError::Throttled, false), "{code} {status}"),
+            }
         }
     }
 }

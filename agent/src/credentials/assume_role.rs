@@ -9,6 +9,7 @@
 //! A wall clock that is wrong: the SDK measures the difference from the `Date` of every answer, refusals
 //! included, and signs the next request with it; so the one retry after such a refusal succeeds.
 
+mod bounded;
 mod classify;
 mod transport;
 
@@ -30,6 +31,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
+use self::bounded::BoundedAnswers;
 use self::classify::{Trouble, classify};
 use super::source::{CredentialSource, Session, SessionKey, SourceError};
 use crate::config;
@@ -118,6 +120,7 @@ impl AssumeRoleSource {
         let mut builder = aws_sdk_sts::config::Builder::from(sdk)
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
+            .interceptor(BoundedAnswers)
             .identity_cache(IdentityCache::lazy().load_timeout(ATTEMPT_TIMEOUT).build());
         if !regional_endpoint {
             builder = builder.region(Region::from_static(GLOBAL_REGION));
@@ -166,8 +169,27 @@ impl Inner {
                 .set_external_id(key.external_id.as_ref().map(|id| id.as_str().to_owned()))
                 .send()
         };
-        let credentials = self.call(call).await?.credentials.ok_or_else(incomplete)?;
-        session(credentials, self.clock.now())
+        let answer = self.call(call).await.map_err(|error| self.explained(error))?;
+        let assumed = answer.assumed_role_user.ok_or_else(incomplete)?;
+        if !is_of(assumed.arn(), key) {
+            return Err(SourceError::Mismatched { arn: assumed.arn });
+        }
+        session(answer.credentials.ok_or_else(incomplete)?, self.clock.now())
+    }
+
+    /// Where the words of STS leave open what to do.
+    fn explained(&self, error: SourceError) -> SourceError {
+        match error {
+            SourceError::Rejected { code, message } if code == "RegionDisabledException" => {
+                let region = self.config.region().map_or("an unknown region", Region::as_ref);
+                let message = format!(
+                    "{message} (asked in {region}: activate STS there in the account settings of the role's account, \
+                     or name another region with --region or AWS_REGION)"
+                );
+                SourceError::Rejected { code, message }
+            }
+            other => other,
+        }
     }
 
     /// One call; a second one where the agent's own credentials or clock were at fault, with what was learnt.
@@ -223,6 +245,14 @@ fn endpoint_is_set(sdk: &SdkConfig) -> bool {
     let key = ServiceConfigKey::builder().service_id("STS").env("AWS_ENDPOINT_URL").profile("endpoint_url");
     let of_service = sdk.service_config().zip(key.build().ok()).and_then(|(of, key)| of.load_config(key));
     of_service.is_some() || sdk.endpoint_url().is_some()
+}
+
+/// The session is one of the role and of the name that were asked for. STS leaves out the role's path; no two
+/// roles of an account have names that differ in case alone.
+fn is_of(arn: &str, key: &SessionKey) -> bool {
+    let (role, name) = (&key.role, key.session_name.as_str());
+    let wanted = format!("arn:{}:sts::{}:assumed-role/{}", role.partition(), role.account(), role.name());
+    arn.rsplit_once('/').is_some_and(|(of, session)| of.eq_ignore_ascii_case(&wanted) && session == name)
 }
 
 fn session(credentials: Credentials, received: SystemTime) -> Result<Session, SourceError> {

@@ -16,9 +16,15 @@
 //! 0.1 s growing to 1 s (less up to a quarter); from eight failures of differing keys in a row on, the node
 //! makes one retry per second in all, until one is answered: then everybody retries at once. Retries that
 //! nobody waits for (refresh, prefetch) come after 5 s growing to 30 s per key, under the same bound. So an
-//! outage costs a node one call per second and one for each key, or, where all pods share one key, at most
-//! four calls in three seconds; service that returns is found within about a second, and within five where
-//! the only key's connection hangs.
+//! outage costs a node one call per second, one for each key, and sixteen until it is noticed (of two keys that
+//! take turns unevenly every other call counts), or, where all pods share one key, at most four calls in three
+//! seconds and four; service that returns is found within about a second, and within five where the only key's
+//! connection hangs.
+//!
+//! **Shares.** The node makes 32 calls at once and 50 in a burst, then five per second, whatever pods ask. Each
+//! pod's calls wait in a line of their own, and lines take turns. A pod that has had more than eight calls since
+//! the bucket was full makes do with half of both. A fetch that waits for its turn is given up when no live pod
+//! wants its key and no request waits for it.
 
 mod cell;
 mod flight;
@@ -37,6 +43,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -139,6 +146,9 @@ struct Shared {
     render: fn(&Session) -> Bytes,
     meter: Meter,
     cells: Cache<SessionKey, Arc<Cell>>,
+    /// Held while a cell is looked up to begin a fetch in it, and while cells are forgotten: no fetch begins in
+    /// one that has just been forgotten, beside that of its successor.
+    looking: Mutex<()>,
     ids: AtomicU64,
     /// Roles whose sessions may last an hour at most.
     short_roles: Cache<RoleArn, ()>,
@@ -176,7 +186,13 @@ impl Broker {
         render: fn(&Session) -> Bytes,
         registry: &Registry,
     ) -> Self {
-        let cells = Cache::builder().max_capacity(KEYS_MAX).eviction_policy(EvictionPolicy::lru()).build();
+        let cells = Cache::builder()
+            .max_capacity(KEYS_MAX)
+            .eviction_policy(EvictionPolicy::lru())
+            .eviction_listener(|_, cell: Arc<Cell>, _| {
+                cell.forget();
+            })
+            .build();
         let short_roles = Cache::builder().max_capacity(KEYS_MAX).time_to_live(SHORT_ROLE_MEMORY).build();
         let pace = Pace::new(&config);
         Self {
@@ -188,6 +204,7 @@ impl Broker {
                 render,
                 meter: Meter::register(registry),
                 cells,
+                looking: Mutex::new(()),
                 ids: AtomicU64::new(0),
                 short_roles,
                 pace,
@@ -213,10 +230,8 @@ impl Broker {
             return Ok(session);
         }
         let shared = &self.shared;
-        let cell = shared.cell(&ask.key);
-        let asker: Asker = (ask.asker.clone(), ask.revision);
-        let ticket = || shared.pace.ticket(Cause::Demand);
-        let mut seat = match cell.ask(&asker, shared.clock.now(), ticket) {
+        let (cell, found) = shared.look(ask);
+        let mut seat = match found {
             Found::Session(held) => return Ok(shared.serve(held)),
             Found::Refused(error) => {
                 shared.meter.refused_remembered.inc();
@@ -224,7 +239,7 @@ impl Broker {
             }
             Found::Joined(seat) => {
                 shared.meter.coalesced.inc();
-                shared.pace.hurry(&seat.flight().ticket);
+                shared.pace.hurry(&seat.flight().ticket, &ask.asker);
                 seat
             }
             Found::Began(seat, flight) => {
@@ -247,17 +262,16 @@ impl Broker {
             wanted.entry(key).or_default().extend(pods);
         }
         let cells = &self.shared.cells;
+        let looking = self.shared.looking.lock();
         for (key, cell) in cells {
-            if cell.desired() && !wanted.contains_key(key.as_ref()) {
+            if cell.desired() && !wanted.contains_key(key.as_ref()) && cell.forget() {
                 cells.invalidate(key.as_ref());
             }
         }
         for (key, pods) in wanted {
-            if !self.shared.cell(&key).want(&pods) {
-                cells.invalidate(&key);
-                self.shared.cell(&key).want(&pods);
-            }
+            self.shared.cell(&key).want(&pods);
         }
+        drop(looking);
         self.shared.changed.notify_one();
     }
 
@@ -299,6 +313,17 @@ impl Shared {
         held.session
     }
 
+    /// Looks for what is asked for, and joins or begins a fetch.
+    fn look(&self, ask: &Ask) -> (Arc<Cell>, Found) {
+        let asker: Asker = (ask.asker.clone(), ask.revision);
+        let ticket = || self.pace.ticket(Cause::Demand, Some(ask.asker.clone()));
+        let looking = self.looking.lock();
+        let cell = self.cell(&ask.key);
+        let found = cell.ask(&asker, self.clock.now(), ticket);
+        drop(looking);
+        (cell, found)
+    }
+
     fn cell(&self, key: &SessionKey) -> Arc<Cell> {
         self.cells.get_with_by_ref(key, || {
             Arc::new(Cell::new(key.clone(), self.ids.fetch_add(1, Ordering::Relaxed)))
@@ -311,6 +336,7 @@ impl Shared {
         let mut next = now + SWEEP_EVERY;
         let mut held = meter::Held::default();
         let wall = self.clock.now();
+        let looking = self.looking.lock();
         for (key, cell) in &self.cells {
             if let Some(usable) = cell.usable(wall) {
                 held.add(usable.session.expiration, usable.age());
@@ -320,12 +346,13 @@ impl Shared {
                 Due::At(when) => next = next.min(when),
                 Due::Forget => self.cells.invalidate(key.as_ref()),
                 Due::Fetch(cause) => {
-                    if let Some(flight) = cell.begin(|| self.pace.ticket(cause)) {
+                    if let Some(flight) = cell.begin(|pod| self.pace.ticket(cause, pod)) {
                         self.launch(cell, flight);
                     }
                 }
             }
         }
+        drop(looking);
         self.meter.show(held);
         next.max(now + SWEEP_PAUSE)
     }

@@ -65,6 +65,12 @@ pub enum SourceError {
         /// STS's code, or what could not be loaded.
         code: String,
     },
+    /// STS answered with a session of somebody else: nobody gets it.
+    #[error("STS answered with a session of {arn}, which was not asked for")]
+    Mismatched {
+        /// Whose it is.
+        arn: String,
+    },
     /// No answer, half an answer, 5xx.
     #[error("STS is unavailable: {reason}")]
     Unavailable {

@@ -33,6 +33,15 @@ pub enum Fault {
     Malformed,
     /// 302 to this address.
     Redirect(String),
+    /// 200 with this content type, and the right answer changed so.
+    Rewritten {
+        /// `Content-Type`.
+        content_type: &'static str,
+        /// The body as it is sent.
+        rewrite: fn(&str) -> String,
+    },
+    /// 200 with a body of 256 MiB.
+    Flood,
 }
 
 /// Switches of the faults; cheap to clone.
@@ -64,7 +73,9 @@ impl Fault {
             | Self::Hangup
             | Self::HalfAnswer
             | Self::Malformed
-            | Self::Redirect(_) => None,
+            | Self::Redirect(_)
+            | Self::Rewritten { .. }
+            | Self::Flood => None,
         }
     }
 }

@@ -9,6 +9,8 @@ use rolegate_tests::world::{NODE, arn};
 
 use super::{call, document, ready, world};
 
+/// K16: the flag for the regional endpoint does what it says, both ways; and the region and the age of refresh are
+/// those of their flags.
 #[test]
 fn sessions_are_asked_for_where_and_as_long_as_told() {
     let Some(world) = world("sessions_are_asked_for_where_and_as_long_as_told") else { return };
@@ -125,7 +127,8 @@ fn region_is_that_of_the_flag_else_of_the_environment_else_of_the_instance() {
     }
 }
 
-/// What the agent runs as is a role: STS gives a role that assumes another an hour at most.
+/// K17: what the agent runs as is a role, and STS gives a role that assumes another an hour at most: a longer
+/// duration becomes that at once.
 #[test]
 fn session_longer_than_sts_allows_falls_back_to_an_hour_and_that_is_remembered() {
     let Some(world) = world("session_longer_than_sts_allows_falls_back_to_an_hour_and_that_is_remembered")

@@ -35,6 +35,10 @@ where
 {
     if let SdkError::ServiceError(answer) = error {
         let meta = answer.err().meta();
+        if meta.code().is_none_or(str::is_empty) {
+            let reason = format!("HTTP {} without a code or a session of STS", answer.raw().status());
+            return Trouble::Other(SourceError::Unavailable { reason });
+        }
         return by_code(meta.code().unwrap_or_default(), meta.message().unwrap_or_default());
     }
     if caused_by::<CredentialsError>(error) {
@@ -85,7 +89,6 @@ fn by_code(code: &str, message: &str) -> Trouble {
         | "InvalidParameterValue"
         | "InvalidParameterCombination"
         | "MissingParameter" => Trouble::Other(SourceError::Rejected { code, message }),
-        "" => Trouble::Other(SourceError::Unavailable { reason: "an error without a code".into() }),
         _ => Trouble::Other(SourceError::Unavailable { reason: code }),
     }
 }

@@ -47,6 +47,8 @@ struct State {
     retry_unwaited: Instant,
     /// Live pods that this key is for, as the last desired set had it.
     desired: Option<BTreeSet<PodUid>>,
+    /// Nobody wants it: it goes as soon as no fetch is under way.
+    forgotten: bool,
     asked: Instant,
 }
 
@@ -100,6 +102,7 @@ impl Cell {
             retry_waited: now,
             retry_unwaited: now,
             desired: None,
+            forgotten: false,
             asked: now,
         };
         Self { key, id, state: Mutex::new(state) }
@@ -122,6 +125,7 @@ impl Cell {
         let now = Instant::now();
         let mut state = self.state.lock();
         state.asked = now;
+        state.forgotten = false;
         if let Some(held) = state.held.as_ref().filter(|held| held.usable(wall)) {
             return Found::Session(held.clone());
         }
@@ -136,13 +140,14 @@ impl Cell {
         Found::Began(flight.seat(asker), flight)
     }
 
-    /// Begins a fetch that nobody waits for, unless one is under way.
-    pub(super) fn begin(&self, ticket: impl FnOnce() -> Arc<Ticket>) -> Option<Arc<Flight>> {
+    /// Begins a fetch that nobody waits for, unless one is under way; for one of the pods that will ask.
+    pub(super) fn begin(&self, ticket: impl FnOnce(Option<PodUid>) -> Arc<Ticket>) -> Option<Arc<Flight>> {
         let mut state = self.state.lock();
         if state.flight.is_some() {
             return None;
         }
-        let flight = Flight::new(ticket());
+        let pod = state.desired.as_ref().and_then(BTreeSet::first).cloned();
+        let flight = Flight::new(ticket(pod));
         state.flight = Some(Arc::clone(&flight));
         Some(flight)
     }
@@ -197,17 +202,41 @@ impl Cell {
         (state.failures > 0).then_some((state.failures, at))
     }
 
-    /// Sets who wants the key. `false`: they are all others than before, and what is held was got for those
-    /// who are gone.
-    pub(super) fn want(&self, pods: &BTreeSet<PodUid>) -> bool {
+    /// Sets who wants the key. Where they are all others than before, what is held was got for those who are
+    /// gone.
+    pub(super) fn want(&self, pods: &BTreeSet<PodUid>) {
         let mut state = self.state.lock();
-        let all_gone = state.desired.as_ref().is_some_and(|old| old.is_disjoint(pods));
-        if all_gone && state.held.is_some() {
-            return false;
+        if state.desired.as_ref().is_some_and(|old| old.is_disjoint(pods)) {
+            state.held = None;
         }
         state.refusal.retain(pods);
         state.desired = Some(pods.clone());
-        true
+        state.forgotten = false;
+    }
+
+    /// Nobody wants the key any more: what is known of it is dropped. `false`: a fetch is under way, and the
+    /// cell stays until it ends, so that the next who asks does not begin a second one.
+    pub(super) fn forget(&self) -> bool {
+        let mut state = self.state.lock();
+        state.held = None;
+        state.refusal = Refusal::default();
+        state.desired = None;
+        state.forgotten = true;
+        match &state.flight {
+            Some(flight) => flight.desert(),
+            None => return true,
+        }
+        false
+    }
+
+    /// Ends a flight that waits for its turn, if its key is forgotten and nobody waits for it.
+    pub(super) fn give_up(&self, flight: &Flight) -> bool {
+        let mut state = self.state.lock();
+        let unwanted = state.forgotten && !flight.waited();
+        if unwanted {
+            state.land(flight, Err(BrokerError::Unavailable { reason: "nobody wants it any more".into() }));
+        }
+        unwanted
     }
 
     /// True if the last desired set had the key.
@@ -224,7 +253,7 @@ impl Cell {
             return Due::Idle;
         }
         let forget_at = state.asked + keep_asked;
-        if state.desired.is_none() && forget_at <= now {
+        if state.forgotten || state.desired.is_none() && forget_at <= now {
             return Due::Forget;
         }
         let (cause, at) = match &state.held {

@@ -51,6 +51,7 @@ impl Shared {
                 biased;
                 permit = self.turn(cell, flight) => permit,
                 () = self.closing.cancelled() => return,
+                () = deserted(cell, flight) => return,
             };
             let cause = flight.ticket.cause();
             let fetched = tokio::select! {
@@ -151,7 +152,9 @@ impl Shared {
                 self.pace.throttled(permit);
                 self.fail(cell, flight, SourceError::Throttled);
             }
-            SourceError::OwnCredentials { .. } | SourceError::Unavailable { .. } => {
+            SourceError::OwnCredentials { .. }
+            | SourceError::Mismatched { .. }
+            | SourceError::Unavailable { .. } => {
                 self.pace.failed(cell.id);
                 self.fail(cell, flight, error);
             }
@@ -191,6 +194,16 @@ impl Drop for Landing<'_> {
             self.cell.failed(self.flight, BrokerError::Unavailable { reason }, true, |pause| pause);
         }
         self.shared.changed.notify_one();
+    }
+}
+
+/// Resolves when the flight has been given up, because its key is forgotten and nobody waits.
+async fn deserted(cell: &Cell, flight: &Flight) {
+    loop {
+        flight.deserted().await;
+        if cell.give_up(flight) {
+            return;
+        }
     }
 }
 

@@ -106,6 +106,7 @@ impl Meter {
             Some(SourceError::Rejected { .. }) => "rejected",
             Some(SourceError::Throttled) => "throttled",
             Some(SourceError::OwnCredentials { .. }) => "own_credentials",
+            Some(SourceError::Mismatched { .. }) => "mismatched",
             Some(SourceError::Unavailable { .. }) => "unavailable",
         };
         self.calls.with_label_values(&[result, cause.label()]).inc();

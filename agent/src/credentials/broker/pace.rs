@@ -3,10 +3,14 @@
 //! Three things hold a call back, all of them for the whole node: calls in flight (those younger than a second
 //! fewer still: halved when STS throttles, one more with each answer), a bucket of calls, and a pause after
 //! throttling.
-//! Whoever waits, waits in one queue: demand before prefetch before refresh. Retries of what failed for
-//! want of an answer pass [`Pace::may_retry`] first, so that an outage costs one retry per second and node.
+//! Whoever waits, waits in one [`queue`]: demand before prefetch before refresh, and pod by pod. A pod that has
+//! had more than its share makes do with half of the calls in flight and the upper half of the bucket. Retries
+//! of what failed for want of an answer pass [`Pace::may_retry`] first, so that an outage costs one retry per
+//! second and node.
 
-use std::collections::{BTreeMap, VecDeque};
+mod queue;
+
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +20,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use self::queue::Queue;
 use crate::config;
+use crate::types::PodUid;
 
 /// First pause after STS throttles; doubles up to [`THROTTLE_PAUSE_MAX`].
 const THROTTLE_PAUSE: Duration = Duration::from_millis(100);
@@ -46,6 +52,8 @@ pub(super) struct Ticket {
     number: u64,
     cause: Cause,
     urgent: AtomicBool,
+    /// The pod in whose line it waits.
+    asker: Mutex<Option<PodUid>>,
     turn: Notify,
 }
 
@@ -62,7 +70,7 @@ pub(super) struct Pace {
 
 #[derive(Debug)]
 struct State {
-    queue: BTreeMap<(Cause, u64), Arc<Ticket>>,
+    queue: Queue,
     tickets: u64,
     /// When the calls in flight were granted, in that order.
     in_flight: VecDeque<Instant>,
@@ -132,7 +140,7 @@ impl Pace {
         let most_in_flight = config.calls_in_flight.max(1);
         Arc::new(Self {
             state: Mutex::new(State {
-                queue: BTreeMap::new(),
+                queue: Queue::default(),
                 tickets: 0,
                 in_flight: VecDeque::new(),
                 window: most_in_flight,
@@ -150,32 +158,30 @@ impl Pace {
         })
     }
 
-    pub(super) fn ticket(&self, cause: Cause) -> Arc<Ticket> {
+    /// A ticket for a call that is made for `asker`.
+    pub(super) fn ticket(&self, cause: Cause, asker: Option<PodUid>) -> Arc<Ticket> {
         let mut state = self.state.lock();
         state.tickets += 1;
         Arc::new(Ticket {
             number: state.tickets,
             cause,
             urgent: AtomicBool::new(cause == Cause::Demand),
+            asker: Mutex::new(asker),
             turn: Notify::new(),
         })
     }
 
-    /// Somebody waits for this one now.
-    pub(super) fn hurry(&self, ticket: &Arc<Ticket>) {
-        if ticket.urgent.swap(true, Ordering::AcqRel) {
-            return;
-        }
+    /// This pod waits for this one now.
+    pub(super) fn hurry(&self, ticket: &Arc<Ticket>, asker: &PodUid) {
+        ticket.urgent.store(true, Ordering::Release);
         let mut state = self.state.lock();
-        if state.queue.remove(&(ticket.cause, ticket.number)).is_some() {
-            state.queue.insert((Cause::Demand, ticket.number), Arc::clone(ticket));
-            state.wake_first();
-        }
+        state.queue.hurry(ticket, asker);
+        state.wake_first();
     }
 
     /// Waits for the ticket's turn.
     pub(super) async fn permit(self: &Arc<Self>, ticket: &Arc<Ticket>) -> Permit {
-        self.state.lock().queue.insert((ticket.cause(), ticket.number), Arc::clone(ticket));
+        self.state.lock().join(ticket, Instant::now());
         let place = Place { pace: self, ticket };
         loop {
             let now = Instant::now();
@@ -260,18 +266,26 @@ impl Pace {
 
     fn turn(&self, ticket: &Ticket, now: Instant) -> Turn {
         let mut state = self.state.lock();
-        let first = state.queue.first_key_value().is_some_and(|(place, _)| place.1 == ticket.number);
-        if !first || state.in_flight.len() >= self.most_in_flight {
+        let Some(first) = state.queue.first().filter(|first| first.ticket.number == ticket.number) else {
+            return Turn::Later;
+        };
+        let (in_flight, burst) = if first.greedy {
+            (self.most_in_flight.div_ceil(2), self.burst / 2)
+        } else {
+            (self.most_in_flight, self.burst)
+        };
+        if state.in_flight.len() >= in_flight {
             return Turn::Later;
         }
         let window_at = state.window_at(now).unwrap_or(now);
-        let bucket_at = (state.spent_until + self.call_every).checked_sub(self.burst).unwrap_or(now);
+        let bucket_at = (state.spent_until + self.call_every).checked_sub(burst).unwrap_or(now);
         let when = bucket_at.max(state.paused_until).max(window_at);
         if when > now {
             return Turn::At(when);
         }
         state.spent_until = state.spent_until.max(now) + self.call_every;
         state.in_flight.push_back(now);
+        state.queue.take_first();
         Turn::Now
     }
 
@@ -300,9 +314,16 @@ impl State {
         Some(*last + HANGS_AFTER).filter(|when| *when > now)
     }
 
+    fn join(&mut self, ticket: &Arc<Ticket>, now: Instant) {
+        if self.spent_until <= now {
+            self.queue.rest();
+        }
+        self.queue.join(ticket);
+    }
+
     fn wake_first(&self) {
-        if let Some((_, ticket)) = self.queue.first_key_value() {
-            ticket.turn.notify_one();
+        if let Some(first) = self.queue.first() {
+            first.ticket.turn.notify_one();
         }
     }
 }
@@ -320,10 +341,7 @@ impl Outage {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut state = self.pace.state.lock();
-        let number = self.ticket.number;
-        for cause in [Cause::Demand, Cause::Prefetch, Cause::Refresh] {
-            state.queue.remove(&(cause, number));
-        }
+        state.queue.leave(self.ticket);
         state.wake_first();
     }
 }

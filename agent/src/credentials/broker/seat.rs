@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::pace::Ticket;
 use super::refusal::{ASKERS_MAX, Asker};
@@ -17,6 +17,8 @@ pub(super) struct Flight {
     pub(super) ticket: Arc<Ticket>,
     outcome: watch::Sender<Option<Outcome>>,
     waiters: AtomicUsize,
+    /// Told when the last one leaves, and when its key is forgotten.
+    deserted: Notify,
     askers: Mutex<VecDeque<Asker>>,
 }
 
@@ -35,6 +37,7 @@ impl Flight {
             ticket,
             outcome: watch::Sender::new(None),
             waiters: AtomicUsize::new(0),
+            deserted: Notify::new(),
             askers: Mutex::new(VecDeque::new()),
         })
     }
@@ -42,6 +45,16 @@ impl Flight {
     /// True if somebody waits for it.
     pub(super) fn waited(&self) -> bool {
         self.waiters.load(Ordering::Acquire) > 0
+    }
+
+    /// It may be that nobody wants it any more.
+    pub(super) fn desert(&self) {
+        self.deserted.notify_one();
+    }
+
+    /// Resolves when it may be that nobody wants it any more.
+    pub(super) async fn deserted(&self) {
+        self.deserted.notified().await;
     }
 
     /// Tells everybody how it ended.
@@ -89,6 +102,8 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.flight.waiters.fetch_sub(1, Ordering::AcqRel);
+        if self.flight.waiters.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.flight.desert();
+        }
     }
 }

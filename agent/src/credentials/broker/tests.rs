@@ -1,10 +1,13 @@
 //! The broker's stories, told with a scripted source and paused time.
 
 mod outage;
+mod properties;
 mod refusals;
+mod shares;
 mod sharing;
 mod time;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -44,6 +47,20 @@ struct Sts {
     latency: Mutex<Duration>,
     script: Mutex<Script>,
     calls: Mutex<Vec<(Instant, SessionKey)>>,
+    under_way: Arc<Mutex<AllUnderWay>>,
+}
+
+/// Keys that are being fetched right now, and those that were while they were.
+#[derive(Default)]
+struct AllUnderWay {
+    keys: HashSet<SessionKey>,
+    twice: Vec<SessionKey>,
+}
+
+/// A call until it ends, or is given up.
+struct UnderWay {
+    key: SessionKey,
+    all: Arc<Mutex<AllUnderWay>>,
 }
 
 /// A broker that runs, its STS, and how to end it.
@@ -62,12 +79,17 @@ impl CredentialSource for Sts {
     fn fetch(&self, key: SessionKey) -> BoxFuture<'static, Result<Session, SourceError>> {
         self.calls.lock().push((Instant::now(), key.clone()));
         let reply = (self.script.lock())(&key);
+        let under_way = UnderWay::new(&key, &self.under_way);
         let (latency, clock, number) = (*self.latency.lock(), self.clock.clone(), self.calls.lock().len());
         Box::pin(async move {
+            let _under_way = under_way;
             sleep(latency).await;
             let life = match reply {
                 Reply::Give => key.duration,
                 Reply::GiveFor(life) => life,
+                Reply::Fail(SourceError::Unauthorized { .. }) => {
+                    return Err(SourceError::Unauthorized { message: format!("no to {key:?}") });
+                }
                 Reply::Fail(error) => return Err(error),
                 Reply::Hang => std::future::pending().await,
                 Reply::Panic => panic!("a defect of the source"),
@@ -76,7 +98,7 @@ impl CredentialSource for Sts {
             Ok(Session {
                 access_key_id: format!("ASIA{number}-{}", key.role.name()),
                 secret_access_key: Secret::new("secret".to_owned()),
-                token: Secret::new("token".to_owned()),
+                token: Secret::new(format!("{key:?}")),
                 expiration: now + life,
                 received: now,
                 document: Bytes::new(),
@@ -103,6 +125,25 @@ impl Sts {
     }
 }
 
+// === impl UnderWay ===
+
+impl UnderWay {
+    fn new(key: &SessionKey, all: &Arc<Mutex<AllUnderWay>>) -> Self {
+        let mut under_way = all.lock();
+        if !under_way.keys.insert(key.clone()) {
+            under_way.twice.push(key.clone());
+        }
+        drop(under_way);
+        Self { key: key.clone(), all: Arc::clone(all) }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.all.lock().keys.remove(&self.key);
+    }
+}
+
 // === impl Bench ===
 
 impl Bench {
@@ -117,6 +158,7 @@ impl Bench {
             latency: Mutex::new(Duration::from_millis(150)),
             script: Mutex::new(Box::new(|_| Reply::Give)),
             calls: Mutex::new(Vec::new()),
+            under_way: Arc::default(),
         });
         let (tasks, shutdown, registry) = (TaskTracker::new(), CancellationToken::new(), Registry::new());
         let source: Arc<dyn CredentialSource> = Arc::clone(&sts) as _;
@@ -162,6 +204,14 @@ impl Bench {
         let matching =
             family.get_metric().iter().filter(|metric| labels.iter().all(|label| has(metric, label)));
         matching.map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value()).sum()
+    }
+}
+
+impl Drop for Bench {
+    /// Whatever a test is about: there is one call for a key at a time.
+    fn drop(&mut self) {
+        let twice = self.sts.under_way.lock().twice.clone();
+        assert!(std::thread::panicking() || twice.is_empty(), "two calls at once for {twice:?}");
     }
 }
 

@@ -43,6 +43,31 @@ async fn forty_minutes_of_outage_pass_without_one_expired_document() {
     }
 }
 
+/// P35: the bound that the broker's page states.
+#[tokio::test(start_paused = true)]
+async fn an_outage_costs_a_call_a_second_one_for_each_key_and_sixteen() {
+    const SECONDS: usize = 180;
+    for (count, failure) in [
+        (1, unavailable()),
+        (2, unavailable()),
+        (9, unavailable()),
+        (25, unavailable()),
+        (25, Reply::Hang),
+        (60, Reply::Fail(SourceError::OwnCredentials { code: "ExpiredToken".into() })),
+    ] {
+        let bench = Bench::new();
+        *bench.sts.latency.lock() = Duration::from_millis(1);
+        bench.sts.always(failure.clone());
+        let (_, asks) = many(count);
+        let clients = futures::future::join_all(asks.iter().map(|ask| bench.served_after(ask)));
+        let outage = Duration::from_secs(SECONDS.try_into().unwrap());
+        tokio::time::timeout(outage, clients).await.unwrap_err();
+        let most = if count == 1 { SECONDS / 3 * 4 + 4 } else { SECONDS + count + 16 };
+        let calls = bench.sts.calls();
+        assert!((count..=most).contains(&calls), "{count} keys, {failure:?}: {calls} calls, {most} at most");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn service_that_returns_is_found_within_two_seconds_by_every_key() {
     for failure in [unavailable(), Reply::Hang] {

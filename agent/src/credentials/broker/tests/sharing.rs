@@ -2,6 +2,7 @@
 
 use super::*;
 
+/// K14, P35: one call, however many wait for it.
 #[tokio::test(start_paused = true)]
 async fn five_hundred_waiters_are_one_call() {
     let bench = Bench::new();
@@ -123,7 +124,7 @@ async fn throttling_a_role_that_hangs_and_one_that_is_refused_hold_up_nobody_els
 #[tokio::test(start_paused = true)]
 async fn demand_goes_before_prefetch_and_prefetch_before_refresh() {
     let pace = Pace::new(&config::Credentials { calls_in_flight: 1, ..config() });
-    let blocker = pace.permit(&pace.ticket(Cause::Refresh)).await;
+    let blocker = pace.permit(&pace.ticket(Cause::Refresh, None)).await;
     let order = Arc::new(Mutex::new(Vec::new()));
     let tasks = TaskTracker::new();
     let mut hurried = None;
@@ -133,7 +134,7 @@ async fn demand_goes_before_prefetch_and_prefetch_before_refresh() {
         ("prefetch", Cause::Prefetch),
         ("demand", Cause::Demand),
     ] {
-        let (pace, order, ticket) = (Arc::clone(&pace), Arc::clone(&order), pace.ticket(cause));
+        let (pace, order, ticket) = (Arc::clone(&pace), Arc::clone(&order), pace.ticket(cause, None));
         hurried.get_or_insert_with(|| Arc::clone(&ticket));
         tasks.spawn(async move {
             let permit = pace.permit(&ticket).await;
@@ -142,7 +143,7 @@ async fn demand_goes_before_prefetch_and_prefetch_before_refresh() {
         });
     }
     sleep(Duration::from_millis(1)).await;
-    pace.hurry(&hurried.unwrap());
+    pace.hurry(&hurried.unwrap(), &PodUid::new("a"));
     drop(blocker);
     tasks.close();
     tasks.wait().await;
@@ -153,7 +154,7 @@ async fn demand_goes_before_prefetch_and_prefetch_before_refresh() {
 async fn a_bucket_of_fifty_calls_is_refilled_by_five_per_second() {
     let bench = Bench::new();
     for n in 0..100 {
-        drop(bench.spawn_get(ask(&format!("role-{n}"), "a")));
+        drop(bench.spawn_get(ask(&format!("role-{n}"), &format!("pod-{n}"))));
     }
     sleep(Duration::from_millis(999)).await;
     assert!((50..=55).contains(&bench.sts.calls()), "{}", bench.sts.calls());
@@ -166,7 +167,7 @@ async fn thirty_two_calls_are_in_flight_at_most() {
     let bench = Bench::new();
     *bench.sts.latency.lock() = Duration::from_secs(3);
     for n in 0..40 {
-        drop(bench.spawn_get(ask(&format!("role-{n}"), "a")));
+        drop(bench.spawn_get(ask(&format!("role-{n}"), &format!("pod-{n}"))));
     }
     sleep(Duration::from_secs(1)).await;
     assert_eq!((bench.sts.calls(), bench.metric("sts_calls_in_flight", &[])), (32, 32.0));
