@@ -263,6 +263,7 @@ fn restrictions_take_words_and_booleans() {
     }
 }
 
+/// K17: what STS does not give is not asked for, and a session that would end before its refresh is a mistake.
 #[test]
 fn sessions_outlive_the_age_of_refresh() {
     for (args, expected) in [
