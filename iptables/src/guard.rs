@@ -1,8 +1,8 @@
 //! The two guards: nothing that is not the host's own goes to the metadata service, whatever becomes of the capture.
 //!
 //! They are independent, so that no one command removes both, and neither needs a living agent. Guard 1 is policy
-//! routing ([`rules`]): what the host forwards to the metadata addresses is prohibited. Guard 2 is a table of nftables
-//! ([`table`]): it drops what is forwarded to them, whatever routed it, what wears an address that is not routed by the
+//! routing (`rules`): what the host forwards to the metadata addresses is prohibited. Guard 2 is a table of nftables
+//! (`table`): it drops what is forwarded to them, whatever routed it, what wears an address that is not routed by the
 //! interface it came in, and everything but TCP port 80. Neither touches a packet that a capture has redirected.
 
 mod rules;
