@@ -178,7 +178,7 @@ pub(crate) fn can_run(test: &str, backends: &[&str]) -> bool {
         let names = backends
             .iter()
             .flat_map(|backend| ["ip", "ip6"].map(|family| format!("{family}tables-{backend}-restore")));
-        names.chain(["ip".to_owned()]).find(|name| which(name).is_none())
+        names.chain(["ip", "nft"].map(str::to_owned)).find(|name| which(name).is_none())
     } else {
         Some("root".to_owned())
     };
