@@ -8,7 +8,7 @@ use super::super::{Redirect, RedirectMode, values};
 use crate::args::RedirectArgs;
 
 /// How often the rules are compared, where it is not said, and the longest: legacy tables notify nobody, and
-/// until the next look a pod may reach the node's own credentials.
+/// until the next look the guards alone stand in the way to the node's own credentials.
 const RECONCILE: Duration = Duration::from_secs(5);
 
 pub(super) fn build(found: &mut Findings, args: &RedirectArgs) -> Redirect {
@@ -55,7 +55,7 @@ fn mode(found: &mut Findings, args: &RedirectArgs) -> RedirectMode {
         (None, None) => {
             if iptables.value.is_none() && named.value.is_none() {
                 found.warn(
-                    "neither --iptables nor --redirect is given: nothing redirects pods' requests, and what is not redirected reaches the node's own credentials",
+                    "neither --iptables nor --redirect is given: nothing redirects pods' requests: the guards refuse them, and where those cannot be put up they reach the node's own credentials",
                 );
             }
             RedirectMode::None
