@@ -3,11 +3,14 @@
 //! Captures (one is in force at a time): [`iptables`], kube2iam's way, and [`route`]. Under it, and whatever becomes of it, stand two
 //! guards ([`guard`]). What they share: which interfaces
 //! are meant ([`interfaces`]), what the host's links and routes are and when they change ([`links`]), and
-//! forgetting connections that are older than the rules ([`conntrack`]).
+//! forgetting connections that are older than the rules ([`conntrack`]). Beside them: the interface that a connection
+//! came in by ([`arrival`]), and what is behind an address ([`behind`]).
 //!
 //! Knows neither Kubernetes nor AWS. Starts no task: every future belongs to its caller.
 
 mod addresses;
+pub mod arrival;
+pub mod behind;
 pub mod conntrack;
 pub mod family;
 pub mod guard;

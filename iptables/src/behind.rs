@@ -1,0 +1,279 @@
+//! What is behind an address: the interface that the node routes it by, and the hardware address of its neighbour there.
+//!
+//! Asked of the kernel once for each address, and remembered until the kernel says that something changed. Its notices are
+//! taken in before each look: what it has said before a look is known in it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+
+use futures::StreamExt;
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
+
+use crate::links::{LinkError, ask, output_link};
+
+/// Addresses remembered; beyond it they are asked for anew.
+const MOST_REMEMBERED: usize = 4_096;
+/// A notice of a neighbour is some 100 bytes; of longer ones only the head is looked at.
+const NOTICE_BYTES: usize = 2_048;
+/// Where a netlink message says what it is (`nlmsg_type` of `struct nlmsghdr`), and the numbers of neighbours that came
+/// and went (linux/rtnetlink.h).
+const TYPE_AT: usize = 4;
+const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
+
+/// The address of a network card; Ethernet's has six bytes.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct HardwareAddress(Box<[u8]>);
+
+/// What is behind an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// The index of the interface that the node routes the address by.
+    pub interface: u32,
+    /// Whom the node sends to there, if the interface has such addresses and the kernel knows it.
+    pub hardware: Option<HardwareAddress>,
+}
+
+/// What is behind addresses, remembered.
+#[derive(Debug)]
+pub struct Surroundings {
+    notices: Socket,
+    known: HashMap<IpAddr, Known>,
+    changes: u64,
+}
+
+/// A moment; what the kernel said after it may be out of date if something changed since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(u64);
+
+/// What the kernel said of an address.
+#[derive(Clone, Debug)]
+pub struct Known {
+    behind: Behind,
+    /// Its next hop: the address itself, or a gateway.
+    neighbour: IpAddr,
+}
+
+// === impl HardwareAddress ===
+
+impl HardwareAddress {
+    /// These bytes.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl fmt::Display for HardwareAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, byte) in self.0.iter().enumerate() {
+            let colon = if place == 0 { "" } else { ":" };
+            write!(f, "{colon}{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for HardwareAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+// === impl Known ===
+
+impl Known {
+    /// What is behind the address.
+    #[must_use]
+    pub fn behind(&self) -> &Behind {
+        &self.behind
+    }
+}
+
+// === impl Surroundings ===
+
+impl Surroundings {
+    /// Listens to the kernel; nothing is known yet.
+    ///
+    /// # Errors
+    /// When there is no such socket.
+    pub fn new() -> io::Result<Self> {
+        use MulticastGroup::{Ipv4Route, Ipv4Rule, Ipv6Route, Ipv6Rule, Link, Neigh};
+        let mut notices = Socket::new(NETLINK_ROUTE)?;
+        notices.bind_auto()?;
+        for group in [Link, Neigh, Ipv4Route, Ipv4Rule, Ipv6Route, Ipv6Rule] {
+            notices.add_membership(group as u32)?;
+        }
+        Ok(Self { notices, known: HashMap::new(), changes: 0 })
+    }
+
+    /// What is behind `address`, if that is known and nothing has changed since.
+    pub fn known(&mut self, address: IpAddr) -> Option<&Behind> {
+        self.take_in();
+        self.known.get(&address).map(Known::behind)
+    }
+
+    /// Now, before [`ask_behind`] is called.
+    pub fn moment(&mut self) -> Moment {
+        self.take_in();
+        Moment(self.changes)
+    }
+
+    /// Remembers what the kernel said since `asked`, unless something changed meanwhile: then it is asked anew.
+    pub fn learn(&mut self, asked: Moment, address: IpAddr, known: Known) {
+        self.take_in();
+        if self.known.len() >= MOST_REMEMBERED {
+            self.known.clear();
+        }
+        if asked == Moment(self.changes) {
+            self.known.insert(address, known);
+        }
+    }
+
+    /// Reads every notice that is there.
+    fn take_in(&mut self) {
+        let mut room = [0; NOTICE_BYTES];
+        loop {
+            match self.notices.recv(&mut &mut room[..], libc::MSG_DONTWAIT) {
+                Ok(length) => self.notice(room.get(..length).unwrap_or(&room)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.forget_all();
+                    // Notices were lost, and more may be there; another error is there at the next look, too.
+                    if error.raw_os_error() != Some(libc::ENOBUFS) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn notice(&mut self, notice: &[u8]) {
+        let kind = notice.get(TYPE_AT..TYPE_AT + 2).and_then(|bytes| bytes.try_into().ok());
+        match kind.map(u16::from_ne_bytes) {
+            Some(RTM_NEWNEIGH | RTM_DELNEIGH) => match NetlinkMessage::deserialize(notice) {
+                Ok(NetlinkMessage {
+                    payload: NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(neighbour)),
+                    ..
+                }) => self.neighbour(&neighbour, hardware(&neighbour).as_ref()),
+                Ok(NetlinkMessage {
+                    payload: NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(neighbour)),
+                    ..
+                }) => self.neighbour(&neighbour, None),
+                Ok(_) | Err(_) => self.forget_all(),
+            },
+            Some(_) | None => self.forget_all(),
+        }
+    }
+
+    /// A neighbour has this hardware address now. Bridges tell of what is behind their ports in the same way.
+    fn neighbour(&mut self, message: &NeighbourMessage, hardware: Option<&HardwareAddress>) {
+        if !matches!(message.header.family, AddressFamily::Inet | AddressFamily::Inet6) {
+            return;
+        }
+        self.changes += 1;
+        let (interface, address) = (message.header.ifindex, destination(message));
+        self.known.retain(|_, known| {
+            known.behind.interface != interface
+                || Some(known.neighbour) != address
+                || known.behind.hardware.as_ref() == hardware
+        });
+    }
+
+    fn forget_all(&mut self) {
+        self.changes += 1;
+        self.known.clear();
+    }
+}
+
+/// Asks the kernel what is behind `address`; `None`: it is not reached over an interface.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub async fn ask_behind(address: IpAddr) -> Result<Option<Known>, LinkError> {
+    ask(|handle| async move {
+        let Some(route) = route_to(&handle, address).await? else { return Ok(None) };
+        let Some(interface) = output_link(&route) else { return Ok(None) };
+        let neighbour = next_hop(&route).unwrap_or(address);
+        let hardware = neighbour_at(handle, interface, neighbour).await?;
+        Ok(Some(Known { behind: Behind { interface, hardware }, neighbour }))
+    })
+    .await
+}
+
+/// The route that a packet to `address` would take now, by all of the node's rules.
+pub(crate) async fn route_to(
+    handle: &Handle,
+    address: IpAddr,
+) -> Result<Option<RouteMessage>, rtnetlink::Error> {
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let Ok(request) = RouteMessageBuilder::<IpAddr>::new().destination_prefix(address, bits) else {
+        return Ok(None);
+    };
+    let mut routes = std::pin::pin!(handle.route().get(request.build()).execute());
+    match routes.next().await {
+        Some(Ok(route)) => Ok(Some(route).filter(|route| route.header.kind == RouteType::Unicast)),
+        // Unreachable, prohibited, no such network: an answer, too.
+        Some(Err(rtnetlink::Error::NetlinkError(_))) | None => Ok(None),
+        Some(Err(error)) => Err(error),
+    }
+}
+
+/// The hardware address of one neighbour, if the kernel has it.
+async fn neighbour_at(
+    mut handle: Handle,
+    interface: u32,
+    address: IpAddr,
+) -> Result<Option<HardwareAddress>, rtnetlink::Error> {
+    let mut wanted = NeighbourMessage::default();
+    wanted.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    wanted.header.ifindex = interface;
+    wanted.attributes.push(NeighbourAttribute::Destination(address.into()));
+    let mut head = NetlinkHeader::default();
+    head.flags = NLM_F_REQUEST;
+    let payload = NetlinkPayload::from(RouteNetlinkMessage::GetNeighbour(wanted));
+    let mut answers = handle.request(NetlinkMessage::new(head, payload))?;
+    match answers.next().await.map(|answer| answer.payload) {
+        Some(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(neighbour))) => {
+            Ok(hardware(&neighbour))
+        }
+        // There is none (ENOENT).
+        _ => Ok(None),
+    }
+}
+
+fn next_hop(route: &RouteMessage) -> Option<IpAddr> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(v4)) | RouteAttribute::Via(RouteVia::Inet(v4)) => {
+            Some(IpAddr::V4(*v4))
+        }
+        RouteAttribute::Gateway(RouteAddress::Inet6(v6)) | RouteAttribute::Via(RouteVia::Inet6(v6)) => {
+            Some(IpAddr::V6(*v6))
+        }
+        _ => None,
+    })
+}
+
+fn hardware(neighbour: &NeighbourMessage) -> Option<HardwareAddress> {
+    neighbour.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => Some(HardwareAddress::new(bytes)),
+        _ => None,
+    })
+}
+
+fn destination(neighbour: &NeighbourMessage) -> Option<IpAddr> {
+    neighbour.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    })
+}
