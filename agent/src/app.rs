@@ -14,6 +14,7 @@ use std::net::TcpListener;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
@@ -21,9 +22,9 @@ use crate::accept::AcceptErrors;
 use crate::admin::{Admin, DebugPages, Health, Scope};
 use crate::cluster::Snapshot;
 use crate::cluster::watch::{Watch, WatchGates};
-use crate::config::Config;
+use crate::config::{Config, RedirectMode};
 use crate::credentials::Broker;
-use crate::identity::Identity;
+use crate::identity::{Identity, Witnesses};
 use crate::imds::document;
 use crate::imds::handler::{Door, With};
 use crate::imds::passthrough::Passthrough;
@@ -68,6 +69,7 @@ struct Wires {
     policy: watch::Receiver<Option<Arc<Policy>>>,
     broker: Broker,
     upstream: Arc<Upstream>,
+    witnesses: Option<Witnesses>,
 }
 
 /// What `rolegate run` has before its runtime and threads exist: rights are given up by the one thread there is.
@@ -117,7 +119,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     };
 
     let redirect = start_redirect(&base).await?;
-    let wires = start_wires(&base, &mut supervisor);
+    let wires = start_wires(&base, &mut supervisor)?;
     start_redirect_task(redirect, &wires, &mut supervisor);
     start_prefetch(&base, &wires, &mut supervisor);
     let admin = start_admin(&base, &wires, sockets.admin, &mut supervisor)?;
@@ -152,7 +154,7 @@ async fn start_redirect(base: &Base) -> anyhow::Result<Redirect> {
     Ok(redirect)
 }
 
-fn start_wires(base: &Base, supervisor: &mut Supervisor) -> Wires {
+fn start_wires(base: &Base, supervisor: &mut Supervisor) -> anyhow::Result<Wires> {
     let (watch, snapshots) = Watch::new(
         base.config.kubernetes.clone(),
         base.config.policy.keys.clone(),
@@ -163,6 +165,7 @@ fn start_wires(base: &Base, supervisor: &mut Supervisor) -> Wires {
         &base.registry,
     );
     let node = watch.node();
+    let witnesses = witnesses(base, watch.pods_fresh())?;
     let shutdown = supervisor.shutdown();
     supervisor.spawn("kubernetes-watch", async move {
         watch.run(shutdown).await;
@@ -197,7 +200,23 @@ fn start_wires(base: &Base, supervisor: &mut Supervisor) -> Wires {
         policy: publish,
     };
     supervisor.spawn("node-identity", learner.run(supervisor.shutdown()));
-    Wires { snapshots, addresses: start_addresses(supervisor), policy, broker, upstream }
+    let addresses = start_addresses(supervisor);
+    Ok(Wires { snapshots, addresses, policy, broker, upstream, witnesses })
+}
+
+/// Where others bring pods' requests, nothing is known of how they come in.
+fn witnesses(
+    base: &Base,
+    fresh: impl Fn() -> bool + Send + Sync + 'static,
+) -> anyhow::Result<Option<Witnesses>> {
+    let redirect = &base.config.redirect;
+    match redirect.mode {
+        RedirectMode::Auto | RedirectMode::Iptables | RedirectMode::Route => {
+            let witnesses = Witnesses::new(redirect.cni_results.clone(), fresh, base.clock.clone());
+            Ok(Some(witnesses.context("changes of links and neighbours cannot be listened to")?))
+        }
+        RedirectMode::None => Ok(None),
+    }
 }
 
 fn start_addresses(supervisor: &mut Supervisor) -> watch::Receiver<Arc<HashSet<PodIp>>> {
@@ -275,11 +294,15 @@ fn start_server(
     }
     let metadata = MetadataPolicy::new(&config.imds.metadata_allow, config.imds.metadata_everything)
         .map_err(|mistakes| anyhow::anyhow!(mistakes.join("; ")))?;
+    let mut identity = Identity::new(wires.snapshots, wires.addresses, &base.registry);
+    if let Some(witnesses) = wires.witnesses {
+        identity = identity.with_witnesses(witnesses);
+    }
     let door = Door::new(
         With {
             tokens,
             metadata,
-            identity: Identity::new(wires.snapshots, wires.addresses, &base.registry),
+            identity,
             policy: wires.policy,
             broker: wires.broker,
             passthrough: Passthrough::new(wires.upstream, &base.registry),

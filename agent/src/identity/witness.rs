@@ -1,0 +1,131 @@
+//! Whether what is behind an address is what was behind it when its pod was served there first. Pure.
+//!
+//! An address is the word of the API server, which may be late; an interface and a network card are what the node sees
+//! itself. A pod keeps both for as long as its sandbox lives: others under the same UID are another pod that the API
+//! server has not told of yet, or an impostor.
+
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use rolegate_iptables::behind::Behind;
+
+use crate::types::{PodIp, PodUid};
+
+/// What the node sees of a connection's source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// The interface that the connection came in by, if the kernel told it.
+    pub(super) incoming: Option<u32>,
+    /// What the node has behind the address, if it is reached over an interface.
+    pub(super) behind: Option<Behind>,
+}
+
+/// Why a source is not believed to be the pod that has its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// It is not known where the connection came in, or what is behind the address.
+    Unseen,
+    /// The connection did not come in where the address is.
+    WrongInterface,
+    /// Something else is behind the address than was under this UID.
+    Changed,
+    /// Nothing was seen under this UID while the API server was heard.
+    Stale,
+}
+
+/// What a look at the memory says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    /// As it was: serve.
+    Same,
+    /// Nothing is remembered, and the API server is heard: serve and remember.
+    First,
+    /// Not as it was. [`Memory::settle`] decides.
+    Other,
+    /// Not believed, whatever else is known.
+    Doubted(Doubt),
+}
+
+/// What was behind the addresses of pods when they were served, by UID.
+#[derive(Debug, Default)]
+pub(super) struct Memory(HashMap<PodUid, Vec<Witness>>);
+
+#[derive(Debug)]
+struct Witness {
+    ip: PodIp,
+    behind: Behind,
+    since: SystemTime,
+}
+
+// === impl Memory ===
+
+impl Memory {
+    /// What `seen` means for the pod `uid` at `ip`; `fresh`: the API server is heard.
+    pub(super) fn judge(&self, uid: &PodUid, ip: PodIp, seen: &Seen, fresh: bool) -> Judgement {
+        let Some(incoming) = seen.incoming else { return Judgement::Doubted(Doubt::Unseen) };
+        let behind = match &seen.behind {
+            Some(behind) if behind.interface == incoming => behind,
+            Some(_) | None => return Judgement::Doubted(Doubt::WrongInterface),
+        };
+        match self.witness(uid, ip) {
+            Some(witness) if witness.behind == *behind => Judgement::Same,
+            Some(_) => Judgement::Other,
+            None if fresh => Judgement::First,
+            None => Judgement::Doubted(Doubt::Stale),
+        }
+    }
+
+    /// Judges again, and remembers what is to be. `now` is when the source was seen, `sandbox` when the runtime last
+    /// gave a sandbox of this very pod this address, if it was the last to be given it. Pods that are not `alive` are
+    /// forgotten.
+    pub(super) fn settle(
+        &mut self,
+        (uid, ip): (&PodUid, PodIp),
+        seen: &Seen,
+        fresh: bool,
+        now: SystemTime,
+        sandbox: Option<SystemTime>,
+        alive: impl Fn(&PodUid) -> bool,
+    ) -> Result<(), Doubt> {
+        match self.judge(uid, ip, seen, fresh) {
+            Judgement::Same => return Ok(()),
+            Judgement::Doubted(doubt) => return Err(doubt),
+            Judgement::First => {}
+            Judgement::Other => {
+                let accepted = self.witness(uid, ip).zip(seen.behind.as_ref()).is_some_and(|(was, is)| {
+                    sandbox.is_some_and(|sandbox| sandbox > was.since) || fresh && was.is_completed_by(is)
+                });
+                if !accepted {
+                    return Err(Doubt::Changed);
+                }
+            }
+        }
+        self.0.retain(|uid, _| alive(uid));
+        let witnesses = self.0.entry(uid.clone()).or_default();
+        witnesses.retain(|witness| witness.ip != ip);
+        witnesses.extend(seen.behind.clone().map(|behind| Witness { ip, behind, since: now }));
+        Ok(())
+    }
+
+    /// How many pods are remembered.
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn witness(&self, uid: &PodUid, ip: PodIp) -> Option<&Witness> {
+        self.0.get(uid)?.iter().find(|witness| witness.ip == ip)
+    }
+}
+
+// === impl Witness ===
+
+impl Witness {
+    /// The same interface, whose card was not known then.
+    fn is_completed_by(&self, now: &Behind) -> bool {
+        self.behind.interface == now.interface && self.behind.hardware.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests;
