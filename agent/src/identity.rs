@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use prometheus::IntCounter;
+use rolegate_iptables::arrival::Arrival;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -28,8 +29,8 @@ pub use witnesses::Witnesses;
 pub struct Caller {
     /// The address it asked from.
     pub ip: PodIp,
-    /// The index of the interface that its connection came in by, if that is known.
-    pub incoming: Option<u32>,
+    /// Where its connection came in, if that is known.
+    pub arrival: Option<Arrival>,
     /// The one pod that the address belongs to.
     pub pod: Arc<PodRecord>,
     /// That pod's namespace.
@@ -172,7 +173,7 @@ impl Identity {
         Self { witnesses: Some(Arc::new(witnesses)), ..self }
     }
 
-    /// The pod that `ip` belongs to, for a connection that came in by the interface `incoming`. One that is not known
+    /// The pod that `ip` belongs to, for a connection that came in as `arrival` says. One that is not known
     /// yet is waited for until `deadline`, and so is one that is not what it was: a later snapshot may say why.
     ///
     /// # Errors
@@ -180,13 +181,13 @@ impl Identity {
     pub async fn identify(
         &self,
         ip: PodIp,
-        incoming: Option<u32>,
+        arrival: Option<Arrival>,
         deadline: Instant,
     ) -> Result<Caller, Unidentified> {
-        let outcome = match self.find(ip, incoming, &self.snapshot()).await {
+        let outcome = match self.find(ip, arrival, &self.snapshot()).await {
             Look::Found(caller) => return Ok(caller),
             Look::Refused(reason) => Err(reason),
-            Look::NotYet(_) => self.hold(ip, incoming, deadline).await,
+            Look::NotYet(_) => self.hold(ip, arrival, deadline).await,
         };
         outcome.inspect_err(|reason| self.metrics.refused(*reason).inc())
     }
@@ -225,14 +226,14 @@ impl Identity {
     async fn hold(
         &self,
         ip: PodIp,
-        incoming: Option<u32>,
+        arrival: Option<Arrival>,
         deadline: Instant,
     ) -> Result<Caller, Unidentified> {
         // Subscribed before the look: what is published in between is seen as a change.
         let mut snapshots = self.snapshots.clone();
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            let reason = match self.find(ip, incoming, &snapshot).await {
+            let reason = match self.find(ip, arrival, &snapshot).await {
                 Look::Found(caller) => {
                     self.metrics.held_answered.inc();
                     return Ok(caller);
@@ -251,9 +252,9 @@ impl Identity {
     }
 
     /// A look that believes no address whose witness says otherwise.
-    async fn find(&self, ip: PodIp, incoming: Option<u32>, snapshot: &Arc<Snapshot>) -> Look {
+    async fn find(&self, ip: PodIp, arrival: Option<Arrival>, snapshot: &Arc<Snapshot>) -> Look {
         let caller = match self.look(ip, snapshot) {
-            Look::Found(caller) => Caller { incoming, ..caller },
+            Look::Found(caller) => Caller { arrival, ..caller },
             other => return other,
         };
         let Some(witnesses) = &self.witnesses else {
@@ -283,7 +284,7 @@ impl Identity {
         };
         Look::Found(Caller {
             ip,
-            incoming: None,
+            arrival: None,
             pod: Arc::clone(pod),
             namespace: Arc::clone(namespace),
             snapshot: Arc::clone(snapshot),

@@ -2,11 +2,22 @@
 //!
 //! The kernel keeps the interface of the handshake's last packet with the socket (`mc_index` and `mcast_oif`, set in
 //! `tcp_v4_syn_recv_sock` and `tcp_v6_syn_recv_sock`) and tells it as ancillary data of a stream's packet options.
+//!
+//! There is one gap: where bridges hand IPv6 packets to ip6tables (`bridge-nf-call-ip6tables`, which Kubernetes asks for)
+//! and their destination is translated there, the kernel notes the interface that has the new destination
+//! (`ip6_rcv_core` takes the device of the route that is there already). [`Arrival::at`] knows; the spoof check of the
+//! guard (`guard::table`) comes before that.
 
 use std::io;
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use nix::sys::socket::{SockaddrLike, SockaddrStorage, getsockname, setsockopt, sockopt};
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{SockaddrStorage, getsockname, setsockopt, sockopt};
+
+use crate::behind::Behind;
+use crate::family::IMDS_V6;
 
 /// Room for the one message that is asked for: a header and 20 bytes, the longer of the two.
 const ROOM_BYTES: usize = 64;
@@ -15,27 +26,69 @@ const HEADER_BYTES: usize = size_of::<usize>() + 8;
 /// `IPV6_2292PKTOPTIONS` (linux/in6.h).
 const IPV6_2292PKTOPTIONS: libc::c_int = 6;
 
-/// The index of the interface that `connection` came in by.
-///
-/// # Errors
-/// When the kernel does not tell it: what is no TCP connection has none.
-pub fn incoming_interface(connection: &impl AsFd) -> io::Result<u32> {
-    let fd = connection.as_fd();
-    let at: SockaddrStorage = getsockname(fd.as_raw_fd())?;
-    let index = if at.family() == Some(nix::sys::socket::AddressFamily::Inet) {
-        setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?;
-        let told = read_options(fd, libc::IPPROTO_IP, libc::IP_PKTOPTIONS);
-        setsockopt(&fd, sockopt::Ipv4PacketInfo, &false)?;
-        // `struct in_pktinfo`: the index is first.
-        find(&told?, libc::IPPROTO_IP, libc::IP_PKTINFO, 0)
-    } else {
-        setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?;
-        let told = read_options(fd, libc::IPPROTO_IPV6, IPV6_2292PKTOPTIONS);
-        setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &false)?;
-        // `struct in6_pktinfo`: the index follows the address.
-        find(&told?, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, 16)
+/// Whether bridges hand IPv6 packets to ip6tables (kernel documentation, `ip-sysctl`, /proc/sys/net/bridge).
+const BRIDGES_CALL_IP6TABLES: &str = "/proc/sys/net/bridge/bridge-nf-call-ip6tables";
+
+/// Where a connection came in, as the kernel tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    told: u32,
+    /// What its destination was translated to, if that may have been within a bridge.
+    translated: Option<Ipv6Addr>,
+}
+
+// === impl Arrival ===
+
+impl Arrival {
+    /// Where `connection` came in.
+    ///
+    /// # Errors
+    /// When the kernel does not tell it: what is no TCP connection came in nowhere.
+    pub fn of(connection: &impl AsFd) -> io::Result<Self> {
+        let fd = connection.as_fd();
+        let at: SockaddrStorage = getsockname(fd.as_raw_fd())?;
+        let (told, translated) = if let Some(v6) = at.as_sockaddr_in6() {
+            setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?;
+            let told = read_options(fd, libc::IPPROTO_IPV6, IPV6_2292PKTOPTIONS);
+            setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &false)?;
+            // `struct in6_pktinfo`: the index follows the address.
+            (
+                find(&told?, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, 16),
+                Some(v6.ip()).filter(|ip| *ip != IMDS_V6),
+            )
+        } else {
+            setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?;
+            let told = read_options(fd, libc::IPPROTO_IP, libc::IP_PKTOPTIONS);
+            setsockopt(&fd, sockopt::Ipv4PacketInfo, &false)?;
+            // `struct in_pktinfo`: the index is first.
+            (find(&told?, libc::IPPROTO_IP, libc::IP_PKTINFO, 0), None)
+        };
+        let told = told.filter(|index| *index > 0);
+        told.map(|told| Self { told, translated }).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    }
+
+    /// The index of the interface that it came in by, if its source is where `source` says: of a bridge this is believed
+    /// where the kernel tells the interface that has the connection's own address, which `owner` knows.
+    pub(crate) fn at(self, source: &Behind, owner: impl FnOnce(Ipv6Addr) -> Option<u32>) -> u32 {
+        let forgotten = self.told != source.interface
+            && source.bridge
+            && bridges_call_ip6tables()
+            && self.translated.and_then(owner) == Some(self.told);
+        if forgotten { source.interface } else { self.told }
+    }
+}
+
+/// The index of the interface that has an address.
+pub(crate) fn owner(address: Ipv6Addr) -> Option<u32> {
+    let has = |it: &InterfaceAddress| {
+        it.address.as_ref().and_then(|at| at.as_sockaddr_in6()).is_some_and(|at| at.ip() == address)
     };
-    index.filter(|index| *index > 0).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    let name = getifaddrs().ok()?.find(has)?.interface_name;
+    if_nametoindex(name.as_str()).ok()
+}
+
+fn bridges_call_ip6tables() -> bool {
+    std::fs::read(BRIDGES_CALL_IP6TABLES).is_ok_and(|value| value.first() == Some(&b'1'))
 }
 
 #[expect(unsafe_code, reason = "no crate asks for this option")]
@@ -72,14 +125,25 @@ mod tests {
             let Ok(listener) = TcpListener::bind(at) else { continue };
             let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (accepted, _) = listener.accept().unwrap();
-            assert_eq!(incoming_interface(&accepted).unwrap(), 1, "{at}");
-            assert_eq!(incoming_interface(&accepted).unwrap(), 1, "asked again");
+            let here = Behind { interface: 1, hardware: None, bridge: false };
+            let at_source = |source| Arrival::of(&accepted).unwrap().at(source, |_| None);
+            assert_eq!(at_source(&here), 1, "{at}");
+            let elsewhere = Behind { interface: 2, ..here.clone() };
+            assert_eq!(at_source(&elsewhere), 1, "{at}, asked again");
+        }
+    }
+
+    #[test]
+    fn an_address_of_the_host_has_its_interface() {
+        assert_eq!(owner("2001:db8::1".parse().unwrap()), None);
+        if TcpListener::bind("[::1]:0").is_ok() {
+            assert_eq!(owner(Ipv6Addr::LOCALHOST), Some(1));
         }
     }
 
     #[test]
     fn what_is_no_connection_has_no_interface() {
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        assert!(incoming_interface(&udp).is_err());
+        assert!(Arrival::of(&udp).is_err());
     }
 }

@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use futures::StreamExt;
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -17,6 +18,7 @@ use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 
+use crate::arrival::{Arrival, owner};
 use crate::links::{LinkError, ask, output_link};
 
 /// Addresses remembered; beyond it they are asked for anew.
@@ -40,6 +42,8 @@ pub struct Behind {
     pub interface: u32,
     /// Whom the node sends to there, if the interface has such addresses and the kernel knows it.
     pub hardware: Option<HardwareAddress>,
+    /// The interface is a bridge, which others may be behind as well.
+    pub bridge: bool,
 }
 
 /// What is behind addresses, remembered.
@@ -47,6 +51,8 @@ pub struct Behind {
 pub struct Surroundings {
     notices: Socket,
     known: HashMap<IpAddr, Known>,
+    /// Which interface has an address of the node.
+    owners: HashMap<Ipv6Addr, Option<u32>>,
     changes: u64,
 }
 
@@ -106,19 +112,24 @@ impl Surroundings {
     /// # Errors
     /// When there is no such socket.
     pub fn new() -> io::Result<Self> {
-        use MulticastGroup::{Ipv4Route, Ipv4Rule, Ipv6Route, Ipv6Rule, Link, Neigh};
+        use MulticastGroup::{Ipv4Route, Ipv4Rule, Ipv6Ifaddr, Ipv6Route, Ipv6Rule, Link, Neigh};
         let mut notices = Socket::new(NETLINK_ROUTE)?;
         notices.bind_auto()?;
-        for group in [Link, Neigh, Ipv4Route, Ipv4Rule, Ipv6Route, Ipv6Rule] {
+        for group in [Link, Neigh, Ipv4Route, Ipv4Rule, Ipv6Ifaddr, Ipv6Route, Ipv6Rule] {
             notices.add_membership(group as u32)?;
         }
-        Ok(Self { notices, known: HashMap::new(), changes: 0 })
+        Ok(Self { notices, known: HashMap::new(), owners: HashMap::new(), changes: 0 })
     }
 
     /// What is behind `address`, if that is known and nothing has changed since.
     pub fn known(&mut self, address: IpAddr) -> Option<&Behind> {
         self.take_in();
         self.known.get(&address).map(Known::behind)
+    }
+
+    /// The index of the interface that a connection came in by whose source is where `source` says.
+    pub fn came_in_by(&mut self, arrival: Arrival, source: &Behind) -> u32 {
+        arrival.at(source, |address| *self.owners.entry(address).or_insert_with(|| owner(address)))
     }
 
     /// Now, before [`ask_behind`] is called.
@@ -192,6 +203,7 @@ impl Surroundings {
     fn forget_all(&mut self) {
         self.changes += 1;
         self.known.clear();
+        self.owners.clear();
     }
 }
 
@@ -204,8 +216,9 @@ pub async fn ask_behind(address: IpAddr) -> Result<Option<Known>, LinkError> {
         let Some(route) = route_to(&handle, address).await? else { return Ok(None) };
         let Some(interface) = output_link(&route) else { return Ok(None) };
         let neighbour = next_hop(&route).unwrap_or(address);
+        let bridge = is_bridge(&handle, interface).await?;
         let hardware = neighbour_at(handle, interface, neighbour).await?;
-        Ok(Some(Known { behind: Behind { interface, hardware }, neighbour }))
+        Ok(Some(Known { behind: Behind { interface, hardware, bridge }, neighbour }))
     })
     .await
 }
@@ -226,6 +239,18 @@ pub(crate) async fn route_to(
         Some(Err(rtnetlink::Error::NetlinkError(_))) | None => Ok(None),
         Some(Err(error)) => Err(error),
     }
+}
+
+async fn is_bridge(handle: &Handle, interface: u32) -> Result<bool, rtnetlink::Error> {
+    let mut links = std::pin::pin!(handle.link().get().match_index(interface).execute());
+    let link = match links.next().await {
+        Some(Ok(link)) => link,
+        // It is gone.
+        Some(Err(rtnetlink::Error::NetlinkError(_))) | None => return Ok(false),
+        Some(Err(error)) => return Err(error),
+    };
+    let kind = LinkInfo::Kind(InfoKind::Bridge);
+    Ok(link.attributes.iter().any(|it| matches!(it, LinkAttribute::LinkInfo(infos) if infos.contains(&kind))))
 }
 
 /// The hardware address of one neighbour, if the kernel has it.

@@ -62,10 +62,10 @@ struct Witness {
 impl Memory {
     /// What `seen` means for the pod `uid` at `ip`; `fresh`: the API server is heard.
     pub(super) fn judge(&self, uid: &PodUid, ip: PodIp, seen: &Seen, fresh: bool) -> Judgement {
-        let Some(incoming) = seen.incoming else { return Judgement::Doubted(Doubt::Unseen) };
-        let behind = match &seen.behind {
-            Some(behind) if behind.interface == incoming => behind,
-            Some(_) | None => return Judgement::Doubted(Doubt::WrongInterface),
+        let behind = match (&seen.behind, seen.incoming) {
+            (Some(behind), Some(incoming)) if behind.interface == incoming => behind,
+            (Some(_), None) => return Judgement::Doubted(Doubt::Unseen),
+            (Some(_), Some(_)) | (None, _) => return Judgement::Doubted(Doubt::WrongInterface),
         };
         match self.witness(uid, ip) {
             Some(witness) if witness.behind == *behind => Judgement::Same,

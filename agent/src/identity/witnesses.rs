@@ -46,7 +46,7 @@ impl Witnesses {
         })
     }
 
-    /// Whether the connection that came in by `caller.incoming` is the caller's. From memory, unless the address is new
+    /// Whether the connection that came in as `caller.arrival` is the caller's. From memory, unless the address is new
     /// or something of it changed. `latest` is the snapshot of now: whoever is not in it is forgotten.
     pub(super) async fn attest(
         &self,
@@ -54,7 +54,10 @@ impl Witnesses {
         latest: impl Fn() -> Arc<Snapshot>,
     ) -> Result<(), Doubt> {
         let (uid, ip) = (&caller.pod.facts.uid, caller.ip);
-        let seen = Seen { incoming: caller.incoming, behind: self.behind(ip).await? };
+        let behind = self.behind(ip).await?;
+        let arrival = caller.arrival.zip(behind.as_ref());
+        let incoming = arrival.map(|(arrival, behind)| self.surroundings.lock().came_in_by(arrival, behind));
+        let seen = Seen { incoming, behind };
         let judgement = self.memory.lock().judge(uid, ip, &seen, (self.fresh)());
         let sandbox = match judgement {
             Judgement::Same => return Ok(()),

@@ -176,7 +176,7 @@ impl Door {
             seen.v1 = true;
             self.refuse_v1_early(ip)?;
         }
-        let identified = self.with.identity.identify(ip, peer.incoming, deadline).await;
+        let identified = self.with.identity.identify(ip, peer.arrival, deadline).await;
         let caller = identified.map_err(|why| self.unidentified(ip, why))?;
         seen.caller = Some(caller.clone());
         let policy = self.policy(deadline).await?;

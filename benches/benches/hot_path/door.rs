@@ -169,7 +169,7 @@ impl Node {
         };
         let door = Arc::new(Door::new(with, &registry));
         let peer =
-            Peer { socket: (ip.addr(), 40_000).into(), ip, destination: Destination::Imds, incoming: None };
+            Peer { socket: (ip.addr(), 40_000).into(), ip, destination: Destination::Imds, arrival: None };
         Exchange::new(runtime, move |request| {
             let door = Arc::clone(&door);
             async move { door.answer(request, peer).await }

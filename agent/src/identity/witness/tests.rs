@@ -19,7 +19,11 @@ struct Look {
 }
 
 fn behind(interface: u32, card: Option<u8>) -> Behind {
-    Behind { interface, hardware: card.map(|last| HardwareAddress::new(&[2, 0, 0, 0, 0, last])) }
+    Behind {
+        interface,
+        hardware: card.map(|last| HardwareAddress::new(&[2, 0, 0, 0, 0, last])),
+        bridge: false,
+    }
 }
 
 fn looks() -> impl Strategy<Value = Vec<Look>> {
