@@ -28,14 +28,19 @@ fn impostor(world: &World, pod: &PodNet) -> NetNs {
     ns
 }
 
-/// Answers for the pod's addresses go to the impostor, whatever the node's route to them is.
+/// Answers for the pod's addresses go to the impostor, whatever the node's route to them is; `verb`: add or del.
 fn answers_go_astray(world: &World, pod: &PodNet, verb: &str) {
-    let (ip4, ip6) = (pod.ip4(), pod.ip6().unwrap());
-    for from in [IMDS_V4, NODE_V4] {
-        world.topology.node().ip(&format!("rule {verb} pref 90 from {from} to {ip4} lookup 99\n")).unwrap();
-    }
-    for from in [IMDS_V6, NODE_V6] {
-        world.topology.node().ip(&format!("rule {verb} pref 90 from {from} to {ip6} lookup 99\n")).unwrap();
+    let node = world.topology.node();
+    let families = [
+        ("-4", pod.ip4().to_string(), [IMDS_V4.to_string(), NODE_V4.to_string()]),
+        ("-6", pod.ip6().unwrap().to_string(), [IMDS_V6.to_string(), NODE_V6.to_string()]),
+    ];
+    for (family, to, froms) in families {
+        node.run("ip", &[family, "route", verb, &to, "dev", "cali99", "table", "99"]).unwrap();
+        for from in froms {
+            let rule = ["pref", "90", "from", &from, "to", &to, "lookup", "99"];
+            node.run("ip", &[&[family, "rule", verb][..], &rule].concat()).unwrap();
+        }
     }
 }
 
@@ -62,10 +67,6 @@ fn connection_from_elsewhere_than_the_route_to_its_source_gets_nothing() {
         }
         assert_eq!(refused(&agent, "wrong_interface"), 0.0);
 
-        let (ip4, ip6) = (pod.net.ip4(), pod.net.ip6().unwrap());
-        let routes =
-            format!("route add {ip4}/32 dev cali99 table 99\n-6 route add {ip6}/128 dev cali99 table 99\n");
-        world.topology.node().ip(&routes).unwrap();
         answers_go_astray(&world, &pod.net, "add");
         for client in
             [rolegate_tests::http::Client::imds(&rogue), rolegate_tests::http::Client::new(&rogue, imds_v6())]
