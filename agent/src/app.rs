@@ -69,7 +69,7 @@ struct Wires {
     policy: watch::Receiver<Option<Arc<Policy>>>,
     broker: Broker,
     upstream: Arc<Upstream>,
-    witnesses: Option<Witnesses>,
+    witnesses: Option<Arc<Witnesses>>,
 }
 
 /// What `rolegate run` has before its runtime and threads exist: rights are given up by the one thread there is.
@@ -165,7 +165,7 @@ fn start_wires(base: &Base, supervisor: &mut Supervisor) -> anyhow::Result<Wires
         &base.registry,
     );
     let node = watch.node();
-    let witnesses = witnesses(base, watch.pods_fresh())?;
+    let witnesses = start_witnesses(base, &watch, snapshots.clone(), supervisor)?;
     let shutdown = supervisor.shutdown();
     supervisor.spawn("kubernetes-watch", async move {
         watch.run(shutdown).await;
@@ -205,18 +205,28 @@ fn start_wires(base: &Base, supervisor: &mut Supervisor) -> anyhow::Result<Wires
 }
 
 /// Where others bring pods' requests, nothing is known of how they come in.
-fn witnesses(
+fn start_witnesses(
     base: &Base,
-    fresh: impl Fn() -> bool + Send + Sync + 'static,
-) -> anyhow::Result<Option<Witnesses>> {
+    watch: &Watch,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    supervisor: &mut Supervisor,
+) -> anyhow::Result<Option<Arc<Witnesses>>> {
     let redirect = &base.config.redirect;
-    match redirect.mode {
-        RedirectMode::Auto | RedirectMode::Iptables | RedirectMode::Route => {
-            let witnesses = Witnesses::new(redirect.cni_results.clone(), fresh, base.clock.clone());
-            Ok(Some(witnesses.context("changes of links and neighbours cannot be listened to")?))
-        }
-        RedirectMode::None => Ok(None),
+    if redirect.mode == RedirectMode::None {
+        return Ok(None);
     }
+    let witnesses = Witnesses::new(redirect.cni_results.clone(), watch.pods_fresh(), base.clock.clone())
+        .context("changes of links and neighbours cannot be listened to")?;
+    let (witnesses, shutdown) = (Arc::new(witnesses), supervisor.shutdown());
+    let looking = Arc::clone(&witnesses);
+    supervisor.spawn("witnesses", async move {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = looking.look_ahead(snapshots) => {}
+        }
+        Ok(())
+    });
+    Ok(Some(witnesses))
 }
 
 fn start_addresses(supervisor: &mut Supervisor) -> watch::Receiver<Arc<HashSet<PodIp>>> {

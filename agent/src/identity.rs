@@ -169,8 +169,8 @@ impl Identity {
 
     /// Believes an address only where what is behind it is what was.
     #[must_use]
-    pub fn with_witnesses(self, witnesses: Witnesses) -> Self {
-        Self { witnesses: Some(Arc::new(witnesses)), ..self }
+    pub fn with_witnesses(self, witnesses: Arc<Witnesses>) -> Self {
+        Self { witnesses: Some(witnesses), ..self }
     }
 
     /// The pod that `ip` belongs to, for a connection that came in as `arrival` says. One that is not known

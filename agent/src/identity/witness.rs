@@ -29,7 +29,7 @@ pub(super) enum Doubt {
     WrongInterface,
     /// Something else is behind the address than was under this UID.
     Changed,
-    /// Nothing was seen under this UID while the API server was heard.
+    /// This was not seen under this UID while the API server was heard.
     Stale,
 }
 
@@ -38,7 +38,7 @@ pub(super) enum Doubt {
 pub(super) enum Judgement {
     /// As it was: serve.
     Same,
-    /// Nothing is remembered, and the API server is heard: serve and remember.
+    /// Nobody was served here before, and the API server is heard, or what is here was glimpsed: serve and remember.
     First,
     /// Not as it was. [`Memory::settle`] decides.
     Other,
@@ -46,7 +46,7 @@ pub(super) enum Judgement {
     Doubted(Doubt),
 }
 
-/// What was behind the addresses of pods when they were served, by UID.
+/// What was behind the addresses of pods, by UID.
 #[derive(Debug, Default)]
 pub(super) struct Memory(HashMap<PodUid, Vec<Witness>>);
 
@@ -54,7 +54,8 @@ pub(super) struct Memory(HashMap<PodUid, Vec<Witness>>);
 struct Witness {
     ip: PodIp,
     behind: Behind,
-    since: SystemTime,
+    /// When it was served first. Before that it is only a glimpse, which refuses nobody: it may have been too early.
+    served: Option<SystemTime>,
 }
 
 // === impl Memory ===
@@ -68,11 +69,29 @@ impl Memory {
             (Some(_), Some(_)) | (None, _) => return Judgement::Doubted(Doubt::WrongInterface),
         };
         match self.witness(uid, ip) {
-            Some(witness) if witness.behind == *behind => Judgement::Same,
-            Some(_) => Judgement::Other,
+            Some(Witness { served: Some(_), behind: was, .. }) if was == behind => Judgement::Same,
+            Some(Witness { served: Some(_), .. }) => Judgement::Other,
+            Some(glimpse) if fresh || glimpse.vouches_for(behind) => Judgement::First,
             None if fresh => Judgement::First,
-            None => Judgement::Doubted(Doubt::Stale),
+            Some(_) | None => Judgement::Doubted(Doubt::Stale),
         }
+    }
+
+    /// Whether nothing was seen yet.
+    pub(super) fn is_new(&self, uid: &PodUid, ip: PodIp) -> bool {
+        self.witness(uid, ip).is_none()
+    }
+
+    /// What was seen while the API server was heard, before the pod asked for anything.
+    pub(super) fn glimpse(&mut self, uid: &PodUid, ip: PodIp, behind: Behind) {
+        if self.is_new(uid, ip) {
+            self.0.entry(uid.clone()).or_default().push(Witness { ip, behind, served: None });
+        }
+    }
+
+    /// Forgets pods that are not `alive`.
+    pub(super) fn forget(&mut self, alive: impl Fn(&PodUid) -> bool) {
+        self.0.retain(|uid, _| alive(uid));
     }
 
     /// Judges again, and remembers what is to be. `now` is when the source was seen, `sandbox` when the runtime last
@@ -93,17 +112,18 @@ impl Memory {
             Judgement::First => {}
             Judgement::Other => {
                 let accepted = self.witness(uid, ip).zip(seen.behind.as_ref()).is_some_and(|(was, is)| {
-                    sandbox.is_some_and(|sandbox| sandbox > was.since) || fresh && was.is_completed_by(is)
+                    let newer = was.served.zip(sandbox).is_some_and(|(served, made)| made > served);
+                    newer || fresh && was.is_completed_by(is)
                 });
                 if !accepted {
                     return Err(Doubt::Changed);
                 }
             }
         }
-        self.0.retain(|uid, _| alive(uid));
+        self.forget(alive);
         let witnesses = self.0.entry(uid.clone()).or_default();
         witnesses.retain(|witness| witness.ip != ip);
-        witnesses.extend(seen.behind.clone().map(|behind| Witness { ip, behind, since: now }));
+        witnesses.extend(seen.behind.clone().map(|behind| Witness { ip, behind, served: Some(now) }));
         Ok(())
     }
 
@@ -121,6 +141,11 @@ impl Memory {
 // === impl Witness ===
 
 impl Witness {
+    /// What is there now is what was: behind an interface of its own, or with its card.
+    fn vouches_for(&self, now: &Behind) -> bool {
+        self.behind == *now && now.hardware.is_some() || self.behind.interface == now.interface && !now.bridge
+    }
+
     /// The same interface, whose card was not known then.
     fn is_completed_by(&self, now: &Behind) -> bool {
         self.behind.interface == now.interface && self.behind.hardware.is_none()

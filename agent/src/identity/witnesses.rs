@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rolegate_iptables::behind::{Behind, Surroundings, ask_behind};
+use tokio::sync::watch;
 use tracing::warn;
 
 use super::Caller;
@@ -73,6 +74,34 @@ impl Witnesses {
         // Taken while nobody else remembers: who is in a later one is not forgotten for an earlier one's sake.
         let latest = latest();
         memory.settle((uid, ip), &seen, fresh, now, sandbox, |uid| latest.pod(uid).is_some())
+    }
+
+    /// Has a look at what is behind the addresses of pods that are new, while the API server is heard, so that they are
+    /// known when it is not. Ends with `snapshots`.
+    pub async fn look_ahead(&self, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+        loop {
+            let snapshot = {
+                // Locked first: as in `attest`.
+                let mut memory = self.memory.lock();
+                let snapshot = Arc::clone(&snapshots.borrow_and_update());
+                memory.forget(|uid| snapshot.pod(uid).is_some());
+                snapshot
+            };
+            for pod in snapshot.pods().filter(|pod| !pod.host_network && !pod.terminal && !pod.deleting) {
+                for ip in &pod.ips {
+                    let is_new = self.memory.lock().is_new(&pod.facts.uid, *ip);
+                    if is_new
+                        && let Ok(Some(behind)) = self.behind(*ip).await
+                        && (self.fresh)()
+                    {
+                        self.memory.lock().glimpse(&pod.facts.uid, *ip, behind);
+                    }
+                }
+            }
+            if snapshots.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     async fn behind(&self, ip: PodIp) -> Result<Option<Behind>, Doubt> {

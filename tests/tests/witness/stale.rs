@@ -4,9 +4,9 @@ use rolegate_tests::world::World;
 
 use crate::{HASTY, allow_all, becomes, both, gets_nothing, is_in_the_trail, listed, plug_anew};
 
-/// P17: with no event and no bookmark for 75 s only those are served whose interface and card are what they were: a pod
-/// that has asked before; not one that is new to the agent's eyes, and not what is new behind a known address, which
-/// never gets the earlier pod's role, before or after the API server is back.
+/// P17: with no event and no bookmark for 75 s only those are served whose interface and card are what they were, whether
+/// they have asked before or not; not one on a bridge whose card nobody has seen; and not what is new behind a known
+/// address, which never gets the earlier pod's role, before or after the API server is back.
 #[test]
 fn only_an_unchanged_witness_is_served_while_the_api_server_is_not_heard() {
     let test = "only_an_unchanged_witness_is_served_while_the_api_server_is_not_heard";
@@ -16,6 +16,7 @@ fn only_an_unchanged_witness_is_served_while_the_api_server_is_not_heard() {
     let routed = world.pod("default", "routed", |pod| pod.role("MyPodRole")).unwrap();
     let bridged = world.bridged_pod("default", "bridged", |pod| pod.role("MyPodRole")).unwrap();
     let quiet = world.pod("default", "quiet", |pod| pod.role("MyPodRole")).unwrap();
+    let unseen = world.bridged_pod("default", "unseen", |pod| pod.role("MyPodRole")).unwrap();
     let replaced = world.pod("default", "replaced", |pod| pod.role("MyPodRole")).unwrap();
     for pod in [&routed, &bridged, &replaced] {
         becomes(&agent, &pod.net, &both("MyPodRole"));
@@ -28,13 +29,13 @@ fn only_an_unchanged_witness_is_served_while_the_api_server_is_not_heard() {
         agent.poll(&format!("{seconds} s have passed"), || Ok(age() >= seconds)).unwrap();
     }
     for _ in 0..3 {
-        for pod in [&routed, &bridged] {
+        for pod in [&routed, &bridged, &quiet] {
             assert_eq!(listed(&pod.net), both("MyPodRole"), "{}", agent.log());
             assert_eq!(pod.imds().credentials().unwrap()["Code"], "Success");
         }
     }
-    gets_nothing(&agent, &quiet.net);
-    is_in_the_trail(&agent, "quiet", "stale");
+    gets_nothing(&agent, &unseen.net);
+    is_in_the_trail(&agent, "unseen", "stale");
     let (_, net) = plug_anew(&world, replaced);
     gets_nothing(&agent, &net);
     is_in_the_trail(&agent, "replaced", "witness_changed");
@@ -51,5 +52,5 @@ fn only_an_unchanged_witness_is_served_while_the_api_server_is_not_heard() {
         Ok(seen == both("OtherRole"))
     };
     agent.poll("followed again", back).or_else(|_| agent.poll("followed again", back)).unwrap();
-    becomes(&agent, &quiet.net, &both("MyPodRole"));
+    becomes(&agent, &unseen.net, &both("MyPodRole"));
 }

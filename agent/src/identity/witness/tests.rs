@@ -13,6 +13,8 @@ struct Look {
     incoming: Option<u32>,
     behind: Option<Behind>,
     fresh: bool,
+    /// It is looked at ahead, and does not ask.
+    ahead: bool,
     /// When its sandbox was made, relative to now.
     sandbox_age: Option<u64>,
     alive: u8,
@@ -22,22 +24,24 @@ fn behind(interface: u32, card: Option<u8>) -> Behind {
     Behind {
         interface,
         hardware: card.map(|last| HardwareAddress::new(&[2, 0, 0, 0, 0, last])),
-        bridge: false,
+        bridge: interface == 1,
     }
 }
 
 fn looks() -> impl Strategy<Value = Vec<Look>> {
     let seen = (
+        // On the first interface, a bridge, pods have cards; the second is one pod's.
         proptest::option::weighted(0.95, 1..3u32),
         proptest::option::weighted(0.95, (1..3u32, proptest::option::weighted(0.9, 0..2u8))),
     );
-    let look = (0..3u8, 0..2u8, seen, any::<bool>(), proptest::option::weighted(0.2, 0..20u64), any::<u8>());
-    let look = look.prop_map(|(pod, ip, (incoming, at), fresh, sandbox_age, alive)| Look {
+    let look = (0..3u8, 0..2u8, seen, 0..4u8, proptest::option::weighted(0.2, 0..20u64), any::<u8>());
+    let look = look.prop_map(|(pod, ip, (incoming, at), news, sandbox_age, alive)| Look {
         pod,
         ip,
         incoming,
         behind: at.map(|(interface, card)| behind(interface, card)),
-        fresh,
+        fresh: news > 1,
+        ahead: news == 3,
         sandbox_age,
         // Mostly all are alive.
         alive: if alive < 32 { alive | 1 << pod } else { u8::MAX },
@@ -62,17 +66,26 @@ proptest! {
 
     /// Told from the outside, by what was served so far: whoever is served came in where the address is; who is served
     /// under a UID is who was served under it before, or its sandbox is newer; and without news of the API server nobody
-    /// else is served.
+    /// else is served but who was seen while there were some.
     #[test]
     fn nobody_is_served_in_the_place_of_another(looks in looks()) {
         let mut memory = Memory::default();
         // What was served last, and when, by pod and address; only of pods that have not gone.
         let mut served: HashMap<(u8, u8), (Behind, u64)> = HashMap::new();
+        // What was seen first, ahead.
+        let mut glimpsed: HashMap<(u8, u8), Behind> = HashMap::new();
         for (now, look) in (0u64..).zip(&looks) {
             let seen = Seen { incoming: look.incoming, behind: look.behind.clone() };
             let sandbox = look.sandbox_age.map(|age| at(now) - Duration::from_secs(age));
             let alive = |uid: &PodUid| (0..3).any(|pod| *uid == self::uid(pod) && look.alive & 1 << pod != 0);
             let who = (&uid(look.pod), ip(look.ip));
+            if look.ahead {
+                if let Some(behind) = &look.behind {
+                    memory.glimpse(who.0, who.1, behind.clone());
+                    glimpsed.entry((look.pod, look.ip)).or_insert_with(|| behind.clone());
+                }
+                continue;
+            }
             let outcome = memory.settle(who, &seen, look.fresh, at(now), sandbox, alive);
             let before = served.get(&(look.pod, look.ip)).cloned();
             let same = before.as_ref().is_some_and(|(was, _)| Some(was) == look.behind.as_ref());
@@ -87,10 +100,18 @@ proptest! {
                             let completed = was.interface == is.interface && was.hardware.is_none();
                             prop_assert!(same || newer || completed && look.fresh, "{was:?} {is:?}");
                         }
-                        None => prop_assert!(look.fresh),
+                        None => {
+                            let first = glimpsed.get(&(look.pod, look.ip));
+                            let known = first.is_some_and(|first| {
+                                let card = !is.bridge || first.hardware == is.hardware;
+                                first.interface == is.interface && card
+                            });
+                            prop_assert!(look.fresh || known);
+                        }
                     }
                     if !same {
                         served.retain(|(pod, _), _| look.alive & 1 << *pod != 0);
+                        glimpsed.retain(|(pod, _), _| look.alive & 1 << *pod != 0);
                         served.insert((look.pod, look.ip), (is, now));
                     }
                 }
@@ -136,6 +157,32 @@ fn each_doubt_has_its_reason() {
     memory.settle((&a, address), &again, false, at(20), Some(at(11)), |_| true).unwrap();
     assert_eq!(judge(&memory, &again, false), Judgement::Same);
     assert_eq!(judge(&memory, &here, true), Judgement::Other, "the sandbox of before is over");
+}
+
+#[test]
+fn a_glimpse_lets_in_who_was_there_and_keeps_nobody_out() {
+    let (a, address) = (uid(0), ip(1));
+    let glimpsed = |at: &Behind| {
+        let mut memory = Memory::default();
+        memory.glimpse(&a, address, at.clone());
+        memory
+    };
+    let (own, bridge) = (|card| behind(7, card), |card| behind(1, card));
+    for (then, now, known) in [
+        (own(None), own(Some(1)), true),
+        (own(Some(1)), own(Some(2)), true),
+        (own(None), behind(8, None), false),
+        (bridge(Some(1)), bridge(Some(1)), true),
+        (bridge(Some(1)), bridge(Some(2)), false),
+        (bridge(None), bridge(Some(1)), false),
+        (bridge(None), bridge(None), false),
+    ] {
+        let memory = glimpsed(&then);
+        let seen = Seen { incoming: Some(now.interface), behind: Some(now.clone()) };
+        let stale = if known { Judgement::First } else { Judgement::Doubted(Doubt::Stale) };
+        assert_eq!(memory.judge(&a, address, &seen, false), stale, "{then:?} {now:?}");
+        assert_eq!(memory.judge(&a, address, &seen, true), Judgement::First, "{then:?} {now:?}");
+    }
 }
 
 #[test]
