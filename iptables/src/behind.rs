@@ -8,18 +8,17 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 
-use futures::StreamExt;
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_ROUTE;
-use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
+use netlink_sys::{Socket, SocketAddr};
+use rtnetlink::{MulticastGroup, RouteMessageBuilder};
 
 use crate::arrival::{Arrival, owner};
-use crate::links::{LinkError, ask, output_link};
+use crate::links::output_link;
 
 /// Addresses remembered; beyond it they are asked for anew.
 const MOST_REMEMBERED: usize = 4_096;
@@ -54,6 +53,13 @@ pub struct Surroundings {
     /// Which interface has an address of the node.
     owners: HashMap<Ipv6Addr, Option<u32>>,
     changes: u64,
+}
+
+/// A conversation with the kernel.
+#[derive(Debug)]
+pub struct Questions {
+    socket: Socket,
+    last: u32,
 }
 
 /// A moment; what the kernel said after it may be out of date if something changed since.
@@ -132,7 +138,7 @@ impl Surroundings {
         arrival.at(source, |address| *self.owners.entry(address).or_insert_with(|| owner(address)))
     }
 
-    /// Now, before [`ask_behind`] is called.
+    /// Now, before [`Questions::behind`] is asked.
     pub fn moment(&mut self) -> Moment {
         self.take_in();
         Moment(self.changes)
@@ -207,72 +213,88 @@ impl Surroundings {
     }
 }
 
-/// Asks the kernel what is behind `address`; `None`: it is not reached over an interface.
-///
-/// # Errors
-/// When the kernel cannot be asked.
-pub async fn ask_behind(address: IpAddr) -> Result<Option<Known>, LinkError> {
-    ask(|handle| async move {
-        let Some(route) = route_to(&handle, address).await? else { return Ok(None) };
-        let Some(interface) = output_link(&route) else { return Ok(None) };
-        let neighbour = next_hop(&route).unwrap_or(address);
-        let bridge = is_bridge(&handle, interface).await?;
-        let hardware = neighbour_at(handle, interface, neighbour).await?;
-        Ok(Some(Known { behind: Behind { interface, hardware, bridge }, neighbour }))
-    })
-    .await
-}
+// === impl Questions ===
 
-/// The route that a packet to `address` would take now, by all of the node's rules.
-pub(crate) async fn route_to(
-    handle: &Handle,
-    address: IpAddr,
-) -> Result<Option<RouteMessage>, rtnetlink::Error> {
-    let bits = if address.is_ipv4() { 32 } else { 128 };
-    let Ok(request) = RouteMessageBuilder::<IpAddr>::new().destination_prefix(address, bits) else {
-        return Ok(None);
-    };
-    let mut routes = std::pin::pin!(handle.route().get(request.build()).execute());
-    match routes.next().await {
-        Some(Ok(route)) => Ok(Some(route).filter(|route| route.header.kind == RouteType::Unicast)),
-        // Unreachable, prohibited, no such network: an answer, too.
-        Some(Err(rtnetlink::Error::NetlinkError(_))) | None => Ok(None),
-        Some(Err(error)) => Err(error),
+impl Questions {
+    /// A socket to ask by.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn new() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.set_non_blocking(true)?;
+        Ok(Self { socket, last: 0 })
     }
-}
 
-async fn is_bridge(handle: &Handle, interface: u32) -> Result<bool, rtnetlink::Error> {
-    let mut links = std::pin::pin!(handle.link().get().match_index(interface).execute());
-    let link = match links.next().await {
-        Some(Ok(link)) => link,
-        // It is gone.
-        Some(Err(rtnetlink::Error::NetlinkError(_))) | None => return Ok(false),
-        Some(Err(error)) => return Err(error),
-    };
-    let kind = LinkInfo::Kind(InfoKind::Bridge);
-    Ok(link.attributes.iter().any(|it| matches!(it, LinkAttribute::LinkInfo(infos) if infos.contains(&kind))))
-}
+    /// What is behind `address` now; `None`: it is not reached over an interface. May wait for who changes links: not for
+    /// a thread that others wait for.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn behind(&mut self, address: IpAddr) -> io::Result<Option<Known>> {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let to = RouteMessageBuilder::<IpAddr>::new().destination_prefix(address, bits);
+        let to = to.map_err(|error| io::Error::other(error.to_string()))?.build();
+        let Some(RouteNetlinkMessage::NewRoute(route)) = self.ask(RouteNetlinkMessage::GetRoute(to))? else {
+            return Ok(None);
+        };
+        let Some(interface) = output_link(&route).filter(|_| route.header.kind == RouteType::Unicast) else {
+            return Ok(None);
+        };
+        let neighbour = next_hop(&route).unwrap_or(address);
+        let (bridge, hardware) = (self.is_bridge(interface)?, self.hardware(interface, neighbour)?);
+        Ok(Some(Known { behind: Behind { interface, hardware, bridge }, neighbour }))
+    }
 
-/// The hardware address of one neighbour, if the kernel has it.
-async fn neighbour_at(
-    mut handle: Handle,
-    interface: u32,
-    address: IpAddr,
-) -> Result<Option<HardwareAddress>, rtnetlink::Error> {
-    let mut wanted = NeighbourMessage::default();
-    wanted.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    wanted.header.ifindex = interface;
-    wanted.attributes.push(NeighbourAttribute::Destination(address.into()));
-    let mut head = NetlinkHeader::default();
-    head.flags = NLM_F_REQUEST;
-    let payload = NetlinkPayload::from(RouteNetlinkMessage::GetNeighbour(wanted));
-    let mut answers = handle.request(NetlinkMessage::new(head, payload))?;
-    match answers.next().await.map(|answer| answer.payload) {
-        Some(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(neighbour))) => {
-            Ok(hardware(&neighbour))
+    fn is_bridge(&mut self, interface: u32) -> io::Result<bool> {
+        let mut wanted = LinkMessage::default();
+        wanted.header.index = interface;
+        let Some(RouteNetlinkMessage::NewLink(link)) = self.ask(RouteNetlinkMessage::GetLink(wanted))? else {
+            return Ok(false);
+        };
+        let bridge = LinkInfo::Kind(InfoKind::Bridge);
+        let is_it =
+            |it: &LinkAttribute| matches!(it, LinkAttribute::LinkInfo(infos) if infos.contains(&bridge));
+        Ok(link.attributes.iter().any(is_it))
+    }
+
+    /// The hardware address of one neighbour, if the kernel has it.
+    fn hardware(&mut self, interface: u32, address: IpAddr) -> io::Result<Option<HardwareAddress>> {
+        let mut wanted = NeighbourMessage::default();
+        wanted.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        wanted.header.ifindex = interface;
+        wanted.attributes.push(NeighbourAttribute::Destination(address.into()));
+        match self.ask(RouteNetlinkMessage::GetNeighbour(wanted))? {
+            Some(RouteNetlinkMessage::NewNeighbour(neighbour)) => Ok(hardware(&neighbour)),
+            Some(_) | None => Ok(None),
         }
-        // There is none (ENOENT).
-        _ => Ok(None),
+    }
+
+    /// The answer to one question; `None`: the kernel says that there is none.
+    fn ask(&mut self, question: RouteNetlinkMessage) -> io::Result<Option<RouteNetlinkMessage>> {
+        self.last = self.last.wrapping_add(1);
+        let mut head = NetlinkHeader::default();
+        head.flags = NLM_F_REQUEST;
+        head.sequence_number = self.last;
+        let mut message = NetlinkMessage::new(head, NetlinkPayload::from(question));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        loop {
+            // It has answered before the question's `send` returns.
+            let (bytes, _) = self.socket.recv_from_full()?;
+            let answer = NetlinkMessage::deserialize(&bytes).map_err(io::Error::other)?;
+            // What is left of a question that failed half-way is not the answer to this one.
+            if answer.header.sequence_number == self.last {
+                return Ok(match answer.payload {
+                    NetlinkPayload::InnerMessage(answer) => Some(answer),
+                    _ => None,
+                });
+            }
+        }
     }
 }
 

@@ -15,7 +15,6 @@ use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 
-use crate::behind::route_to;
 use crate::family::Family;
 use crate::interfaces::InterfaceSpec;
 
@@ -131,8 +130,18 @@ pub async fn pod_links(addresses: &[IpAddr]) -> Result<HashMap<IpAddr, u32>, Lin
     ask(|handle| async move {
         let mut links = HashMap::new();
         for address in addresses {
-            if let Some(route) = route_to(&handle, *address).await? {
-                links.extend(output_link(&route).map(|index| (*address, index)));
+            let bits = if address.is_ipv4() { 32 } else { 128 };
+            let Ok(request) = RouteMessageBuilder::<IpAddr>::new().destination_prefix(*address, bits) else {
+                continue;
+            };
+            let mut routes = std::pin::pin!(handle.route().get(request.build()).execute());
+            match routes.next().await {
+                Some(Ok(route)) if route.header.kind == RouteType::Unicast => {
+                    links.extend(output_link(&route).map(|index| (*address, index)));
+                }
+                // Unreachable, prohibited, no such network: an answer, too.
+                Some(Ok(_) | Err(rtnetlink::Error::NetlinkError(_))) | None => {}
+                Some(Err(error)) => return Err(error),
             }
         }
         Ok(links)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rolegate_iptables::behind::{Behind, Surroundings, ask_behind};
+use rolegate_iptables::behind::{Behind, Questions, Surroundings};
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -19,6 +19,7 @@ use crate::types::{Clock, PodIp};
 /// What is behind the addresses of pods, and what was.
 pub struct Witnesses {
     surroundings: Mutex<Surroundings>,
+    questions: Arc<Mutex<Questions>>,
     memory: Mutex<Memory>,
     results: Arc<CniResults>,
     fresh: Box<dyn Fn() -> bool + Send + Sync>,
@@ -40,6 +41,7 @@ impl Witnesses {
     ) -> io::Result<Self> {
         Ok(Self {
             surroundings: Mutex::new(Surroundings::new()?),
+            questions: Arc::new(Mutex::new(Questions::new()?)),
             memory: Mutex::default(),
             results: Arc::new(CniResults::new(cni_results)),
             fresh: Box::new(fresh),
@@ -112,7 +114,10 @@ impl Witnesses {
             }
             surroundings.moment()
         };
-        let known = ask_behind(ip.addr()).await.map_err(|error| {
+        let questions = Arc::clone(&self.questions);
+        // Whoever changes links may have it wait.
+        let answer = tokio::task::spawn_blocking(move || questions.lock().behind(ip.addr())).await;
+        let known = answer.map_err(io::Error::other).flatten().map_err(|error| {
             warn!(%error, %ip, "the kernel does not say what is behind an address");
             Doubt::Unseen
         })?;

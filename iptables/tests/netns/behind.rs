@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rolegate_iptables::Family;
 use rolegate_iptables::arrival::Arrival;
-use rolegate_iptables::behind::{Behind, Surroundings, ask_behind};
+use rolegate_iptables::behind::{Behind, Questions, Surroundings};
 use rolegate_iptables::route::listen_at_imds;
 
 use crate::host::{Netns, can_run};
@@ -139,11 +139,11 @@ fn greet(pod: &Netns) {
 }
 
 /// What is behind an address, and it is remembered: what else is new on the node may need another look.
-async fn look(around: &mut Surroundings, address: &str) -> Option<Behind> {
+fn look(around: &mut Surroundings, address: &str) -> Option<Behind> {
     let ip: IpAddr = address.parse().expect("address");
     for _ in 0..100 {
         let asked = around.moment();
-        let known = ask_behind(ip).await.expect("asked")?;
+        let known = Questions::new().expect("socket").behind(ip).expect("asked")?;
         let behind = known.behind().clone();
         around.learn(asked, ip, known);
         if is_known(around, address) {
@@ -168,12 +168,12 @@ fn what_is_behind_an_address_is_known_until_it_changes() {
     for pod in [&routed, &bridged] {
         greet(pod);
     }
-    world.node.clone().block_on(move || async move {
+    let looking = world.node.spawn(move || {
         let mut around = Surroundings::new().expect("notices");
         for (addresses, link, pod) in [(ROUTED, "cali1", &routed), (BRIDGED, "cbr0", &bridged)] {
             for address in addresses {
                 assert!(!is_known(&mut around, address));
-                let behind = look(&mut around, address).await.expect("a route");
+                let behind = look(&mut around, address).expect("a route");
                 assert_eq!(
                     (behind.interface, behind.bridge),
                     (index(&node, link), link == "cbr0"),
@@ -184,7 +184,7 @@ fn what_is_behind_an_address_is_known_until_it_changes() {
         }
         let mut unchanged = false;
         for _ in 0..5 {
-            look(&mut around, BRIDGED[0]).await;
+            look(&mut around, BRIDGED[0]);
             node.sh("ip neigh change 10.2.0.12 dev cbr0 nud stale");
             greet(&bridged);
             unchanged |= is_known(&mut around, BRIDGED[0]);
@@ -197,7 +197,7 @@ fn what_is_behind_an_address_is_known_until_it_changes() {
         greet(&bridged);
         for address in BRIDGED {
             assert!(!is_known(&mut around, address), "another card is behind {address}");
-            let behind = look(&mut around, address).await.expect("a route");
+            let behind = look(&mut around, address).expect("a route");
             assert_eq!(behind.hardware.expect("known").to_string(), "02:00:00:00:00:99");
         }
         for change in [
@@ -209,17 +209,20 @@ fn what_is_behind_an_address_is_known_until_it_changes() {
             // More than the socket holds.
             "for i in $(seq 500); do echo link set other mtu $((1280 + i)); done | ip -batch -",
         ] {
-            look(&mut around, ROUTED[0]).await;
+            look(&mut around, ROUTED[0]);
             node.sh(change);
             assert!(!is_known(&mut around, ROUTED[0]), "after {change}");
         }
         for address in ROUTED {
-            let behind = look(&mut around, address).await.expect("a route");
+            let behind = look(&mut around, address).expect("a route");
             assert_eq!(behind.interface, index(&node, "other"), "by the node's rules");
         }
         node.sh("ip route add unreachable 10.4.0.1; ip route add prohibit 10.4.0.2");
         for nowhere in ["10.4.0.1", "10.4.0.2"] {
-            assert_eq!(look(&mut around, nowhere).await, None, "{nowhere}");
+            assert_eq!(look(&mut around, nowhere), None, "{nowhere}");
         }
     });
+    if let Err(panic) = looking.join() {
+        std::panic::resume_unwind(panic);
+    }
 }
