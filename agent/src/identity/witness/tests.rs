@@ -64,7 +64,7 @@ fn at(seconds: u64) -> SystemTime {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
-    /// Told from the outside, by what was served so far: whoever is served came in where the address is; who is served
+    /// P17: by what was served so far: whoever is served came in where the address is; who is served
     /// under a UID is who was served under it before, or its sandbox is newer; and without news of the API server nobody
     /// else is served but who was seen while there were some.
     #[test]
