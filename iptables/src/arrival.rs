@@ -16,7 +16,7 @@ use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{SockaddrStorage, getsockname, setsockopt, sockopt};
 
-use crate::behind::Behind;
+use crate::behind::{Behind, Shared};
 use crate::family::IMDS_V6;
 
 /// Room for the one message that is asked for: a header and 20 bytes, the longer of the two.
@@ -71,7 +71,7 @@ impl Arrival {
     /// where the kernel tells the interface that has the connection's own address, which `owner` knows.
     pub(crate) fn at(self, source: &Behind, owner: impl FnOnce(Ipv6Addr) -> Option<u32>) -> u32 {
         let forgotten = self.told != source.interface
-            && source.bridge
+            && source.shared == Shared::Bridge
             && bridges_call_ip6tables()
             && self.translated.and_then(owner) == Some(self.told);
         if forgotten { source.interface } else { self.told }
@@ -125,7 +125,7 @@ mod tests {
             let Ok(listener) = TcpListener::bind(at) else { continue };
             let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (accepted, _) = listener.accept().unwrap();
-            let here = Behind { interface: 1, hardware: None, bridge: false };
+            let here = Behind { interface: 1, hardware: None, shared: Shared::Own };
             let at_source = |source| Arrival::of(&accepted).unwrap().at(source, |_| None);
             assert_eq!(at_source(&here), 1, "{at}");
             let elsewhere = Behind { interface: 2, ..here.clone() };

@@ -41,8 +41,19 @@ pub struct Behind {
     pub interface: u32,
     /// Whom the node sends to there, if the interface has such addresses and the kernel knows it.
     pub hardware: Option<HardwareAddress>,
-    /// The interface is a bridge, which others may be behind as well.
-    pub bridge: bool,
+    /// Who else may be behind that interface.
+    pub shared: Shared,
+}
+
+/// Who is behind an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shared {
+    /// One pod: it is a link to its own, and there is no other hop between.
+    Own,
+    /// Those on a bridge, each with a card.
+    Bridge,
+    /// Others, and nothing tells them apart.
+    Others,
 }
 
 /// What is behind addresses, remembered.
@@ -243,21 +254,30 @@ impl Questions {
         let Some(interface) = output_link(&route).filter(|_| route.header.kind == RouteType::Unicast) else {
             return Ok(None);
         };
-        let neighbour = next_hop(&route).unwrap_or(address);
-        let (bridge, hardware) = (self.is_bridge(interface)?, self.hardware(interface, neighbour)?);
-        Ok(Some(Known { behind: Behind { interface, hardware, bridge }, neighbour }))
+        let gateway = next_hop(&route);
+        let shared = if gateway.is_some() { Shared::Others } else { self.shared(interface)? };
+        let neighbour = gateway.unwrap_or(address);
+        let hardware = self.hardware(interface, neighbour)?;
+        Ok(Some(Known { behind: Behind { interface, hardware, shared }, neighbour }))
     }
 
-    fn is_bridge(&mut self, interface: u32) -> io::Result<bool> {
+    fn shared(&mut self, interface: u32) -> io::Result<Shared> {
         let mut wanted = LinkMessage::default();
         wanted.header.index = interface;
         let Some(RouteNetlinkMessage::NewLink(link)) = self.ask(RouteNetlinkMessage::GetLink(wanted))? else {
-            return Ok(false);
+            return Ok(Shared::Others);
         };
-        let bridge = LinkInfo::Kind(InfoKind::Bridge);
-        let is_it =
-            |it: &LinkAttribute| matches!(it, LinkAttribute::LinkInfo(infos) if infos.contains(&bridge));
-        Ok(link.attributes.iter().any(is_it))
+        let is = |kind: InfoKind| {
+            let kind = LinkInfo::Kind(kind);
+            let has =
+                |it: &LinkAttribute| matches!(it, LinkAttribute::LinkInfo(infos) if infos.contains(&kind));
+            link.attributes.iter().any(has)
+        };
+        Ok(match (is(InfoKind::Bridge), is(InfoKind::Veth)) {
+            (true, _) => Shared::Bridge,
+            (_, true) => Shared::Own,
+            _ => Shared::Others,
+        })
     }
 
     /// The hardware address of one neighbour, if the kernel has it.

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use rolegate_iptables::behind::Behind;
+use rolegate_iptables::behind::{Behind, Shared};
 
 use crate::types::{PodIp, PodUid};
 
@@ -141,9 +141,13 @@ impl Memory {
 // === impl Witness ===
 
 impl Witness {
-    /// What is there now is what was: behind an interface of its own, or with its card.
+    /// What is there now is what was, as far as can be told: behind an interface of its own, or with its card.
     fn vouches_for(&self, now: &Behind) -> bool {
-        self.behind == *now && now.hardware.is_some() || self.behind.interface == now.interface && !now.bridge
+        match now.shared {
+            Shared::Own => self.behind.interface == now.interface,
+            Shared::Bridge => self.behind == *now && now.hardware.is_some(),
+            Shared::Others => false,
+        }
     }
 
     /// The same interface, whose card was not known then.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rolegate_iptables::Family;
 use rolegate_iptables::arrival::Arrival;
-use rolegate_iptables::behind::{Behind, Questions, Surroundings};
+use rolegate_iptables::behind::{Behind, Questions, Shared, Surroundings};
 use rolegate_iptables::route::listen_at_imds;
 
 use crate::host::{Netns, can_run};
@@ -86,8 +86,9 @@ fn connection_came_in_by_the_pods_interface_under_either_capture() {
         return;
     }
     let world = World::new();
-    let source = |link, bridge| Behind { interface: index(&world.node, link), hardware: None, bridge };
-    let pods = [(&world.routed, source("cali1", false)), (&world.bridged, source("cbr0", true))];
+    let source = |link, shared| Behind { interface: index(&world.node, link), hardware: None, shared };
+    let pods =
+        [(&world.routed, source("cali1", Shared::Own)), (&world.bridged, source("cbr0", Shared::Bridge))];
     world.node.sh("ip rule add pref 3 to 169.254.169.254 lookup 43518
          ip route add local 169.254.169.254 dev lo table 43518
          ip -6 rule add pref 3 to fd00:ec2::254 lookup 43518
@@ -121,9 +122,9 @@ fn connection_came_in_by_the_pods_interface_under_either_capture() {
         // Where the gap is: if it closes, so may the exception.
         let calls = world.node.sh("cat /proc/sys/net/bridge/bridge-nf-call-ip6tables || echo 0");
         let forgets = family == Family::V6 && calls.trim() == "1";
-        let told = came_by(&world.node, &world.bridged, &listener, family, &source("cbr0", false));
+        let told = came_by(&world.node, &world.bridged, &listener, family, &source("cbr0", Shared::Own));
         assert_eq!(told, index(&world.node, if forgets { "eth0" } else { "cbr0" }), "{family}");
-        let told = came_by(&world.node, &world.routed, &listener, family, &source("cbr0", true));
+        let told = came_by(&world.node, &world.routed, &listener, family, &source("cbr0", Shared::Bridge));
         assert_eq!(told, index(&world.node, "cali1"), "no other interface is taken for a bridge");
     }
 }
@@ -174,11 +175,8 @@ fn what_is_behind_an_address_is_known_until_it_changes() {
             for address in addresses {
                 assert!(!is_known(&mut around, address));
                 let behind = look(&mut around, address).expect("a route");
-                assert_eq!(
-                    (behind.interface, behind.bridge),
-                    (index(&node, link), link == "cbr0"),
-                    "{address}"
-                );
+                let shared = if link == "cbr0" { Shared::Bridge } else { Shared::Own };
+                assert_eq!((behind.interface, behind.shared), (index(&node, link), shared), "{address}");
                 assert_eq!(behind.hardware.expect("known").to_string(), hardware(pod), "{address}");
             }
         }

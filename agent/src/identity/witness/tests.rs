@@ -24,15 +24,23 @@ fn behind(interface: u32, card: Option<u8>) -> Behind {
     Behind {
         interface,
         hardware: card.map(|last| HardwareAddress::new(&[2, 0, 0, 0, 0, last])),
-        bridge: interface == 1,
+        shared: shared(interface),
+    }
+}
+
+/// On the first interface, a bridge, pods have cards; the second is nobody's own; others are one pod's.
+fn shared(interface: u32) -> Shared {
+    match interface {
+        1 => Shared::Bridge,
+        2 => Shared::Others,
+        _ => Shared::Own,
     }
 }
 
 fn looks() -> impl Strategy<Value = Vec<Look>> {
     let seen = (
-        // On the first interface, a bridge, pods have cards; the second is one pod's.
-        proptest::option::weighted(0.95, 1..3u32),
-        proptest::option::weighted(0.95, (1..3u32, proptest::option::weighted(0.9, 0..2u8))),
+        proptest::option::weighted(0.95, 1..4u32),
+        proptest::option::weighted(0.95, (1..4u32, proptest::option::weighted(0.9, 0..2u8))),
     );
     let look = (0..3u8, 0..2u8, seen, 0..4u8, proptest::option::weighted(0.2, 0..20u64), any::<u8>());
     let look = look.prop_map(|(pod, ip, (incoming, at), news, sandbox_age, alive)| Look {
@@ -103,8 +111,8 @@ proptest! {
                         None => {
                             let first = glimpsed.get(&(look.pod, look.ip));
                             let known = first.is_some_and(|first| {
-                                let card = !is.bridge || first.hardware == is.hardware;
-                                first.interface == is.interface && card
+                                let card = is.shared == Shared::Own || first.hardware == is.hardware;
+                                first.interface == is.interface && card && is.shared != Shared::Others
                             });
                             prop_assert!(look.fresh || known);
                         }
@@ -172,6 +180,7 @@ fn a_glimpse_lets_in_who_was_there_and_keeps_nobody_out() {
         (own(None), own(Some(1)), true),
         (own(Some(1)), own(Some(2)), true),
         (own(None), behind(8, None), false),
+        (behind(2, Some(1)), behind(2, Some(1)), false),
         (bridge(Some(1)), bridge(Some(1)), true),
         (bridge(Some(1)), bridge(Some(2)), false),
         (bridge(None), bridge(Some(1)), false),
