@@ -22,6 +22,8 @@ use crate::links::output_link;
 
 /// Addresses remembered; beyond it they are asked for anew.
 const MOST_REMEMBERED: usize = 4_096;
+/// Notices taken in at a look; with more of them on their way nothing is taken for known. The socket holds some hundred.
+const MOST_NOTICES: usize = 1_024;
 /// A notice of a neighbour is some 100 bytes; of longer ones only the head is looked at.
 const NOTICE_BYTES: usize = 2_048;
 /// Where a netlink message says what it is (`nlmsg_type` of `struct nlmsghdr`), and the numbers of neighbours that came
@@ -169,7 +171,7 @@ impl Surroundings {
     /// Reads every notice that is there.
     fn take_in(&mut self) {
         let mut room = [0; NOTICE_BYTES];
-        loop {
+        for _ in 0..MOST_NOTICES {
             match self.notices.recv(&mut &mut room[..], libc::MSG_DONTWAIT) {
                 Ok(length) => self.notice(room.get(..length).unwrap_or(&room)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -183,6 +185,8 @@ impl Surroundings {
                 }
             }
         }
+        // They come faster than they are read.
+        self.forget_all();
     }
 
     fn notice(&mut self, notice: &[u8]) {

@@ -1,5 +1,7 @@
 //! Something else behind the address of a pod that is still there, as far as the API server says.
 
+use rolegate_tests::agent::Agent;
+use rolegate_tests::topology::PodNet;
 use rolegate_tests::world::{Options, World};
 
 use crate::{
@@ -87,4 +89,26 @@ fn sandbox_made_again_with_its_address_is_served_by_the_runtimes_record() {
     agent.poll("a stranger's record lets nobody in", read).unwrap();
     record("second", &uid, &net.ips());
     becomes(&agent, &net, &both("MyPodRole"));
+}
+
+/// With `--redirect=none` others bring the requests, by a way that the agent does not know: addresses are believed, and
+/// each time is counted.
+#[test]
+fn where_others_redirect_an_address_is_believed_and_that_is_counted() {
+    let test = "where_others_redirect_an_address_is_believed_and_that_is_counted";
+    let Some(world) = World::for_test(test, &Options::default()) else { return };
+    allow_all(&world);
+    let rule = "-w -t nat -A PREROUTING -p tcp -d 169.254.169.254 --dport 80 -j DNAT --to-destination 10.0.0.10:8181";
+    world.topology.node().run("iptables-nft", &rule.split(' ').collect::<Vec<_>>()).unwrap();
+    let mut flags = world.usual_flags();
+    flags.retain(|flag| flag != "--iptables");
+    flags.extend(["--redirect=none".into(), HASTY.into()]);
+    let agent = Agent::start(world.topology.node(), &flags, &world.environment()).unwrap();
+    agent.ready().unwrap();
+    let pod = world.pod("default", "theirs", |pod| pod.role("MyPodRole")).unwrap();
+    let served = |net: &PodNet| Ok(listed(net)[0] == Ok("MyPodRole".into()));
+    agent.poll("it is served", || served(&pod.net)).unwrap();
+    let (_, net) = plug_anew(&world, pod);
+    agent.poll("so is whoever has its address", || served(&net)).unwrap();
+    assert!(agent.metric("rolegate_identity_unwitnessed_total").unwrap() >= 2.0);
 }
