@@ -184,7 +184,7 @@ impl Identity {
         arrival: Option<Arrival>,
         deadline: Instant,
     ) -> Result<Caller, Unidentified> {
-        let outcome = match self.find(ip, arrival, &self.snapshot()).await {
+        let outcome = match self.find(ip, arrival, &self.snapshot(), deadline).await {
             Look::Found(caller) => return Ok(caller),
             Look::Refused(reason) => Err(reason),
             Look::NotYet(_) => self.hold(ip, arrival, deadline).await,
@@ -208,14 +208,19 @@ impl Identity {
         self.look_up(ip).filter(|caller| caller.pod.facts.uid == *uid)
     }
 
-    /// Whether behind a caller's address is still what was: asked after every wait, as well.
+    /// Whether behind a caller's address is still what was: asked after every wait, as well, and answered by `deadline`.
     ///
     /// # Errors
     /// [`Unidentified`]: it is not.
-    pub async fn attest(&self, caller: &Caller) -> Result<(), Unidentified> {
-        let Some(witnesses) = &self.witnesses else { return Ok(()) };
-        let attested = witnesses.attest(caller, || self.snapshot()).await.map_err(Unidentified::from);
+    pub async fn attest(&self, caller: &Caller, deadline: Instant) -> Result<(), Unidentified> {
+        let attested = self.attested(caller, deadline).await.map_err(Unidentified::from);
         attested.inspect_err(|reason| self.metrics.refused(*reason).inc())
+    }
+
+    async fn attested(&self, caller: &Caller, deadline: Instant) -> Result<(), Doubt> {
+        let Some(witnesses) = &self.witnesses else { return Ok(()) };
+        let attested = witnesses.attest(caller, || self.snapshot());
+        tokio::time::timeout_at(deadline, attested).await.unwrap_or(Err(Doubt::Unseen))
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
@@ -233,7 +238,7 @@ impl Identity {
         let mut snapshots = self.snapshots.clone();
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            let reason = match self.find(ip, arrival, &snapshot).await {
+            let reason = match self.find(ip, arrival, &snapshot, deadline).await {
                 Look::Found(caller) => {
                     self.metrics.held_answered.inc();
                     return Ok(caller);
@@ -252,16 +257,21 @@ impl Identity {
     }
 
     /// A look that believes no address whose witness says otherwise.
-    async fn find(&self, ip: PodIp, arrival: Option<Arrival>, snapshot: &Arc<Snapshot>) -> Look {
+    async fn find(
+        &self,
+        ip: PodIp,
+        arrival: Option<Arrival>,
+        snapshot: &Arc<Snapshot>,
+        deadline: Instant,
+    ) -> Look {
         let caller = match self.look(ip, snapshot) {
             Look::Found(caller) => Caller { arrival, ..caller },
             other => return other,
         };
-        let Some(witnesses) = &self.witnesses else {
+        if self.witnesses.is_none() {
             self.metrics.unwitnessed.inc();
-            return Look::Found(caller);
-        };
-        match witnesses.attest(&caller, || self.snapshot()).await {
+        }
+        match self.attested(&caller, deadline).await {
             Ok(()) => Look::Found(caller),
             Err(doubt @ (Doubt::Unseen | Doubt::WrongInterface)) => Look::Refused(doubt.into()),
             Err(doubt @ (Doubt::Changed | Doubt::Stale)) => Look::NotYet(doubt.into()),

@@ -19,7 +19,7 @@ use rolegate_tests::world::{RunningPod, World};
 const LIST: &str = "/latest/meta-data/iam/security-credentials/";
 
 /// What is refused is not held for long: these tests wait for what the agent has seen by themselves.
-const HASTY: &str = "--backoff-max-elapsed-time=100ms";
+const HASTY: &str = "--backoff-max-elapsed-time=200ms";
 
 /// What a pod is listed over each family: its role, or the status that it gets instead.
 fn listed(net: &PodNet) -> [Result<String, u16>; 2] {

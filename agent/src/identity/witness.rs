@@ -69,8 +69,13 @@ impl Memory {
             (Some(_), Some(_)) | (None, _) => return Judgement::Doubted(Doubt::WrongInterface),
         };
         match self.witness(uid, ip) {
-            Some(Witness { served: Some(_), behind: was, .. }) if was == behind => Judgement::Same,
-            Some(Witness { served: Some(_), .. }) => Judgement::Other,
+            Some(witness) if witness.served.is_some() => {
+                if witness.is_confirmed_by(behind) {
+                    Judgement::Same
+                } else {
+                    Judgement::Other
+                }
+            }
             Some(glimpse) if fresh || glimpse.vouches_for(behind) => Judgement::First,
             None if fresh => Judgement::First,
             Some(_) | None => Judgement::Doubted(Doubt::Stale),
@@ -148,6 +153,13 @@ impl Witness {
             Shared::Bridge => self.behind == *now && now.hardware.is_some(),
             Shared::Others => false,
         }
+    }
+
+    /// Nothing has changed. A link of the pod's own is itself as long as its index is; the kernel may have forgotten the
+    /// card meanwhile.
+    fn is_confirmed_by(&self, now: &Behind) -> bool {
+        let forgotten = now.shared == Shared::Own && now.hardware.is_none();
+        self.behind == *now || forgotten && self.behind.interface == now.interface
     }
 
     /// The same interface, whose card was not known then.

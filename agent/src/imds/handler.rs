@@ -289,7 +289,7 @@ impl Door {
                     Ask { key, asker: caller.pod.facts.uid.clone(), revision: revision(&caller.pod.facts) };
                 match self.with.broker.get(&ask, deadline).await {
                     Ok(session) => {
-                        self.check_unmoved(policy, caller, &ask.key).await?;
+                        self.check_unmoved(policy, caller, &ask.key, deadline).await?;
                         session
                     }
                     Err(error) => return self.not_issued(caller, &grant, error),
@@ -309,9 +309,16 @@ impl Door {
     }
 
     /// After a wait the address may be another pod's, and the pod may be another role's.
-    async fn check_unmoved(&self, policy: &Policy, caller: &Caller, key: &SessionKey) -> Result<(), Refusal> {
+    async fn check_unmoved(
+        &self,
+        policy: &Policy,
+        caller: &Caller,
+        key: &SessionKey,
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
         let now = self.with.identity.still_owner(caller.ip, &caller.pod.facts.uid).ok_or(Refusal::Moved)?;
-        self.with.identity.attest(caller).await.map_err(|why| self.unidentified(caller.ip, why))?;
+        let attested = self.with.identity.attest(caller, deadline).await;
+        attested.map_err(|why| self.unidentified(caller.ip, why))?;
         match policy.decide(&now.pod.facts, &now.namespace).outcome {
             Ok(grant) if SessionKey::from(&grant) == *key => Ok(()),
             Ok(_) | Err(_) => Err(Refusal::Moved),
