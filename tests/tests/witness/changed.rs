@@ -5,7 +5,8 @@ use rolegate_tests::topology::PodNet;
 use rolegate_tests::world::{Options, World};
 
 use crate::{
-    HASTY, REFUSED, allow_all, becomes, both, gets_nothing, is_in_the_trail, listed, plug_anew, refused,
+    HASTY, LIST, REFUSED, allow_all, becomes, both, clients, gets_nothing, is_in_the_trail, listed,
+    plug_anew, refused,
 };
 
 /// P17: before the API server has said that an address is another pod's, what is new behind it gets nothing of the
@@ -106,7 +107,7 @@ fn where_others_redirect_an_address_is_believed_and_that_is_counted() {
     let agent = Agent::start(world.topology.node(), &flags, &world.environment()).unwrap();
     agent.ready().unwrap();
     let pod = world.pod("default", "theirs", |pod| pod.role("MyPodRole")).unwrap();
-    let served = |net: &PodNet| Ok(listed(net)[0] == Ok("MyPodRole".into()));
+    let served = |net: &PodNet| Ok(clients(net)[0].get(LIST)?.text() == "MyPodRole");
     agent.poll("it is served", || served(&pod.net)).unwrap();
     let (_, net) = plug_anew(&world, pod);
     agent.poll("so is whoever has its address", || served(&net)).unwrap();
