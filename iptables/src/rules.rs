@@ -39,13 +39,15 @@ pub(crate) fn families() -> impl Iterator<Item = Family> {
     Family::ALL.into_iter().filter(|family| family.in_kernel())
 }
 
-/// Each is there, once.
+/// Each is there, once, and none of its kind anywhere else.
 pub(crate) async fn are_there(desired: &[Rule], family: Family) -> Result<bool, LinkError> {
     let have = read(family).await?;
-    Ok(desired.iter().all(|rule| have.iter().filter(|(is, _)| is.as_ref() == Some(rule)).count() == 1))
+    let once =
+        desired.iter().all(|rule| have.iter().filter(|(is, _)| is.as_ref() == Some(rule)).count() == 1);
+    Ok(once && strays(desired, &have).is_empty())
 }
 
-/// Adds what is missing, in this order, and takes away what is there twice.
+/// Adds what is missing, in this order, then takes away what is there twice or elsewhere.
 pub(crate) async fn make(desired: &[Rule], family: Family) -> Result<(), LinkError> {
     let have = read(family).await?;
     for rule in desired {
@@ -58,20 +60,43 @@ pub(crate) async fn make(desired: &[Rule], family: Family) -> Result<(), LinkErr
             delete(spare.clone()).await?;
         }
     }
+    for stray in strays(desired, &have) {
+        delete(stray.clone()).await?;
+    }
     Ok(())
 }
 
-/// Takes them away, the last first. `false`: there was none.
+/// Takes them away, wherever they are, the last first. `false`: there was none.
 pub(crate) async fn remove(desired: &[Rule], family: Family) -> Result<bool, LinkError> {
     let have = read(family).await?;
+    let ours = desired
+        .iter()
+        .rev()
+        .flat_map(|rule| have.iter().filter(move |(is, _)| is.as_ref() == Some(rule)))
+        .map(|(_, message)| message)
+        .chain(strays(desired, &have));
     let mut any = false;
-    for rule in desired.iter().rev() {
-        for (_, message) in have.iter().filter(|(is, _)| is.as_ref() == Some(rule)) {
-            delete(message.clone()).await?;
-            any = true;
-        }
+    for message in ours {
+        delete(message.clone()).await?;
+        any = true;
     }
     Ok(any)
+}
+
+/// Rules that do what one of `desired` does at another preference, or by another table: an earlier start's, which was
+/// told other numbers. Of those that do nothing, the ones that such a rule leads to. The last of `desired` first.
+fn strays<'a>(desired: &[Rule], have: &'a [(Option<Rule>, RuleMessage)]) -> Vec<&'a RuleMessage> {
+    let elsewhere =
+        |(is, _): &&(Option<Rule>, RuleMessage)| is.as_ref().is_some_and(|is| !desired.contains(is));
+    let have: Vec<_> = have.iter().filter(elsewhere).collect();
+    let mut found = Vec::new();
+    for wanted in desired.iter().rev() {
+        found.extend(have.iter().copied().filter(|(is, _)| is.as_ref().is_some_and(|is| is.is_like(wanted))));
+    }
+    let ends: Vec<u32> = found.iter().filter_map(|(is, _)| is.as_ref()?.leads_to()).collect();
+    let is_end = |is: &Rule| is.action == Action::Nop && is.to.is_none() && ends.contains(&is.preference);
+    found.extend(have.iter().copied().filter(|(is, _)| is.as_ref().is_some_and(is_end)));
+    found.into_iter().map(|(_, message)| message).collect()
 }
 
 // === impl Rule ===
@@ -101,6 +126,21 @@ impl Rule {
             Action::Nop | Action::Prohibit => {}
         }
         message
+    }
+
+    /// Whether it does the same to the same packets, wherever it is; one that means all packets is like no other.
+    fn is_like(&self, other: &Self) -> bool {
+        self.to.is_some()
+            && self.to == other.to
+            && self.from_host == other.from_host
+            && std::mem::discriminant(&self.action) == std::mem::discriminant(&other.action)
+    }
+
+    fn leads_to(&self) -> Option<u32> {
+        match self.action {
+            Action::Goto(end) => Some(end),
+            Action::Nop | Action::Prohibit | Action::Table(_) => None,
+        }
     }
 
     /// `None`: it is none of ours, or does something that ours do not.
