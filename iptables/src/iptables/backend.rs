@@ -175,7 +175,7 @@ fn traces(saved: &str) -> Traces {
 }
 
 /// Of this thread's network namespace: `/proc/net` would be that of the process's first thread.
-fn legacy_table_exists(family: Family, table: Table) -> bool {
+pub(super) fn legacy_table_exists(family: Family, table: Table) -> bool {
     let names = match family {
         Family::V4 => "/proc/thread-self/net/ip_tables_names",
         Family::V6 => "/proc/thread-self/net/ip6_tables_names",
