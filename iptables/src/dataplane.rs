@@ -49,8 +49,10 @@ impl Dataplane {
         let mut found =
             Self { programs: BTreeSet::new(), cilium: links.names.values().any(|name| name == CILIUM_HOST) };
         let classified = with_filters(links).await?;
-        for (index, name) in links.names.iter().filter(|(index, _)| links.is_pod_side(**index)) {
-            if tcx::is_attached(*index) || classified.contains(index) && forwards(*index).await? {
+        for (index, name) in &links.names {
+            let has_some = links.is_pod_side(*index)
+                && (tcx::is_attached(*index) || classified.contains(index) && forwards(*index).await?);
+            if has_some {
                 found.programs.insert(name.clone());
             }
         }

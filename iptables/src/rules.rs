@@ -69,18 +69,15 @@ pub(crate) async fn make(desired: &[Rule], family: Family) -> Result<(), LinkErr
 /// Takes them away, wherever they are, the last first. `false`: there was none.
 pub(crate) async fn remove(desired: &[Rule], family: Family) -> Result<bool, LinkError> {
     let have = read(family).await?;
-    let ours = desired
-        .iter()
-        .rev()
-        .flat_map(|rule| have.iter().filter(move |(is, _)| is.as_ref() == Some(rule)))
-        .map(|(_, message)| message)
-        .chain(strays(desired, &have));
-    let mut any = false;
-    for message in ours {
-        delete(message.clone()).await?;
-        any = true;
+    let mut ours: Vec<&RuleMessage> = Vec::new();
+    for rule in desired.iter().rev() {
+        ours.extend(have.iter().filter(|(is, _)| is.as_ref() == Some(rule)).map(|(_, message)| message));
     }
-    Ok(any)
+    ours.extend(strays(desired, &have));
+    for message in &ours {
+        delete((*message).clone()).await?;
+    }
+    Ok(!ours.is_empty())
 }
 
 /// Rules that do what one of `desired` does at another preference, or by another table: an earlier start's, which was

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 /// Everything that could not be removed; what could be is removed and printed nevertheless.
 pub async fn cleanup(peers: bool, json: bool) -> anyhow::Result<()> {
     let rules = iptables::cleanup(&iptables::search_path(), peers).await;
+    // Rules and routes are found whatever numbers they were made with.
     let route = Route::new(DEFAULT_PREFERENCE, DEFAULT_TABLE).cleanup().await;
     let (guards, guard_errors) = Guard::new(DEFAULT_PREFERENCE).cleanup().await;
 
