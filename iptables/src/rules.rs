@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use futures::TryStreamExt;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteHeader, RouteProtocol};
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use rtnetlink::{Handle, IpVersion};
 
 use crate::family::Family;
@@ -169,7 +169,10 @@ impl Rule {
             (RuleAction::ToTable, None, Some(table)) => Action::Table(table),
             _ => return None,
         };
-        (ours && whole && message.header.src_len == 0).then_some(Self { preference, to, from_host, action })
+        let header = &message.header;
+        // `not`, and some packets only: the kernel takes neither for a difference when it is asked to add ours.
+        let all = header.src_len == 0 && header.tos == 0 && !header.flags.contains(RuleFlags::Invert);
+        (ours && whole && all).then_some(Self { preference, to, from_host, action })
     }
 }
 
@@ -218,5 +221,35 @@ fn tolerate(done: Result<(), LinkError>, code: i32) -> Result<(), LinkError> {
             Ok(())
         }
         done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_for_other_packets_than_ours_is_none_of_ours() {
+        for (family, action) in
+            [(Family::V4, Action::Prohibit), (Family::V6, Action::Table(7)), (Family::V4, Action::Goto(9))]
+        {
+            let rule = Rule { preference: 4, to: Some(family.imds()), from_host: false, action };
+            let message = rule.message(family);
+            assert_eq!(Rule::of(&message), Some(rule));
+            let changed = |change: &dyn Fn(&mut RuleMessage)| {
+                let mut message = message.clone();
+                change(&mut message);
+                Rule::of(&message)
+            };
+            assert_eq!(changed(&|message| message.header.flags = RuleFlags::Invert), None);
+            assert_eq!(changed(&|message| message.header.tos = 4), None);
+            assert_eq!(changed(&|message| message.header.src_len = 8), None);
+            assert_eq!(changed(&|message| message.header.dst_len = 16), None);
+            assert_eq!(changed(&|message| message.attributes.push(RuleAttribute::FwMark(1))), None);
+            let boot = |message: &mut RuleMessage| {
+                message.attributes[1] = RuleAttribute::Protocol(RouteProtocol::Boot);
+            };
+            assert_eq!(changed(&boot), None);
+        }
     }
 }
