@@ -319,3 +319,46 @@ fn never_ready(world: &World, redirect: &str, missing: &str) {
         agent.log()
     );
 }
+
+/// A manifest's documents.
+fn manifest(name: &str) -> Vec<serde_json::Value> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(name);
+    serde_saphyr::from_multiple(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[test]
+fn policies_for_cilium_name_the_addresses_and_the_agents_own_pods_and_port() {
+    let agent = manifest("daemonset.yaml").into_iter().find(|it| it["kind"] == "DaemonSet").unwrap();
+    let redirects = manifest("cilium/local-redirect-policy.yaml");
+    let frontends: Vec<&str> = redirects
+        .iter()
+        .map(|it| it["spec"]["redirectFrontend"]["addressMatcher"]["ip"].as_str().unwrap())
+        .collect();
+    assert_eq!(frontends, ["169.254.169.254", "fd00:ec2::254"]);
+    for redirect in &redirects {
+        assert_eq!(redirect["apiVersion"], "cilium.io/v2");
+        assert_eq!(redirect["kind"], "CiliumLocalRedirectPolicy");
+        assert_eq!(redirect["metadata"]["namespace"], agent["metadata"]["namespace"]);
+        let spec = &redirect["spec"];
+        let port = |port: &str| serde_json::json!([{"port": port, "protocol": "TCP"}]);
+        assert_eq!(spec["redirectFrontend"]["addressMatcher"]["toPorts"], port("80"));
+        assert_eq!(spec["redirectBackend"]["toPorts"], port("8181"));
+        assert_eq!(spec["skipRedirectFromBackend"], true);
+        let (selected, labels) = (
+            spec["redirectBackend"]["localEndpointSelector"]["matchLabels"].as_object().unwrap(),
+            agent["spec"]["template"]["metadata"]["labels"].as_object().unwrap(),
+        );
+        assert!(!selected.is_empty() && selected.iter().all(|(name, value)| labels.get(name) == Some(value)));
+    }
+    let [deny] = &manifest("cilium/deny-metadata.yaml")[..] else { panic!("one policy") };
+    assert_eq!(
+        (&deny["apiVersion"], &deny["kind"]),
+        (&"cilium.io/v2".into(), &"CiliumClusterwideNetworkPolicy".into())
+    );
+    assert_eq!(deny["spec"]["endpointSelector"], serde_json::json!({}));
+    assert_eq!(
+        deny["spec"]["egressDeny"],
+        serde_json::json!([{"toCIDR": ["169.254.169.254/32", "fd00:ec2::254/128"]}])
+    );
+    assert_eq!(deny["spec"]["enableDefaultDeny"], serde_json::json!({"ingress": false, "egress": false}));
+}
