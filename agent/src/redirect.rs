@@ -1,7 +1,8 @@
 //! Keeps the guards and the redirect of crate `rolegate-iptables` true, and says by its gate when they are not.
 //!
 //! Level-triggered: every look compares all of it. It looks on a timer, when rules, links or default routes change, when
-//! pods' addresses do, and when told. Nothing is removed when the task ends: what pods ask then is refused, never answered by the node.
+//! pods' addresses do, and when told. Nothing is removed when the task ends: what pods ask then is refused, never answered
+//! by the node. Which capture it is: [`Choice`].
 
 mod choice;
 mod health;
@@ -16,10 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rolegate_iptables::conntrack;
-use rolegate_iptables::guard::{DEFAULT_PREFERENCE, Guard, GuardError};
+use rolegate_iptables::guard::{Guard, GuardError};
 use rolegate_iptables::iptables::{self, Cause, Desired, Iptables, TargetError, search_path};
 use rolegate_iptables::links::{LinkError, pod_links};
-use rolegate_iptables::route::{DEFAULT_TABLE, Route};
+use rolegate_iptables::route::Route;
 use rolegate_iptables::{Family, InterfaceSpec, InterfaceSpecError, Links};
 use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
@@ -327,22 +328,12 @@ impl Redirect {
         Ok(())
     }
 
-    /// Takes away what an earlier run by the other capture left, now that this one stands; the guards stand meanwhile.
     async fn remove_other_capture(&mut self) -> Result<(), RedirectError> {
-        let removed = match &self.capture {
-            Capture::Iptables(_) => {
-                // Whatever its numbers were: they are not looked at.
-                let route = Route::new(DEFAULT_PREFERENCE, DEFAULT_TABLE);
-                route.cleanup().await.map_err(RedirectError::Routing)?
-            }
-            Capture::Route(_) => !iptables::remove_leftovers(&self.search).await?.is_empty(),
-            Capture::Operators | Capture::Undecided => false,
-        };
-        self.stale_capture = false;
-        if removed {
+        if self.proof.mode().remove_other(&self.search).await? {
             info!("the other redirect, of an earlier start, is removed");
             self.stale_connections = true;
         }
+        self.stale_capture = false;
         Ok(())
     }
 

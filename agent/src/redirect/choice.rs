@@ -1,11 +1,13 @@
 //! Which capture is in force, decided once, at the start.
 
+use std::ffi::OsStr;
 use std::io;
 
 use rolegate_iptables::Links;
 use rolegate_iptables::dataplane::Dataplane;
-use rolegate_iptables::guard::Guard;
-use rolegate_iptables::route::Route;
+use rolegate_iptables::guard::{DEFAULT_PREFERENCE, Guard};
+use rolegate_iptables::iptables;
+use rolegate_iptables::route::{DEFAULT_TABLE, Route};
 use rolegate_iptables::selftest::{detours, routed_addresses};
 use tracing::{info, warn};
 
@@ -54,6 +56,20 @@ impl Mode {
             Self::Undecided => "undecided",
         }
     }
+
+    /// Takes away what an earlier run by the other capture left, now that this one stands; the guards stand
+    /// meanwhile. `true`: there was something.
+    pub(super) async fn remove_other(self, search: &OsStr) -> Result<bool, RedirectError> {
+        match self {
+            // Whatever its numbers were: they are not looked at.
+            Self::Iptables => {
+                let route = Route::new(DEFAULT_PREFERENCE, DEFAULT_TABLE);
+                route.cleanup().await.map_err(RedirectError::Routing)
+            }
+            Self::Route => Ok(!iptables::remove_leftovers(search).await?.is_empty()),
+            Self::Operators | Self::Undecided => Ok(false),
+        }
+    }
 }
 
 // === impl Choice ===
@@ -82,6 +98,9 @@ impl Choice {
         listen_at_imds: impl FnOnce() -> io::Result<L>,
     ) -> Result<(Self, Option<L>), RedirectError> {
         let guards = Guard::new(config.preference).reconcile(&|_| {}).await;
+        for cause in guards.drift {
+            info!(%cause, "installed");
+        }
         for error in guards.errors {
             warn!(%error, "a guard does not stand yet; it is tried again");
         }

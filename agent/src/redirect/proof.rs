@@ -42,6 +42,10 @@ impl Proof {
         Self { choice, others: Dataplane::default(), detour: None, unproved }
     }
 
+    pub(super) fn mode(&self) -> Mode {
+        self.choice.mode
+    }
+
     /// Looks for programs that forward past everything. Returns why nothing can be relied upon, where nobody has
     /// decided otherwise.
     pub(super) async fn others(&mut self, links: &Links) -> Result<Option<String>, LinkError> {
