@@ -1,7 +1,7 @@
 //! Whether the kernel delivers here what pods send to the metadata service: a look-up for the pod's own packet.
 //!
 //! It is `ip route get IMDS from POD iif INTERFACE ipproto tcp dport 80`, which asks policy rules, routes and the check of
-//! sources as the packet itself does. What forwards without asking them ([`crate::dataplane`]) it does not see, nor
+//! sources as the packet itself does. Without the source IPv4 refuses to answer for an interface. What forwards without asking them ([`crate::dataplane`]) it does not see, nor
 //! a mark that others' rules of netfilter put on packets.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
