@@ -28,9 +28,9 @@ pub(super) enum PrivilegeError {
         "{0}; where rolegate runs in a container, securityContext.capabilities.add has to have it \
          (deploy/daemonset.yaml)"
     )]
-    Missing(#[from] Missing),
+    Missing(Missing),
     /// The kernel, or a seccomp profile, refuses.
-    #[error("capabilities cannot be given up: {0}")]
+    #[error("capabilities cannot be read, or not given up")]
     Kernel(#[from] io::Error),
     /// A defect: threads keep what they were started with.
     #[error("capabilities are given up while there are {0} threads instead of one")]
@@ -38,7 +38,7 @@ pub(super) enum PrivilegeError {
 }
 
 /// Capabilities, and what cannot be done without each.
-#[derive(Debug, Default, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Missing(Vec<(CapabilitySet, String)>);
 
 /// Collects what is missing.
@@ -196,6 +196,15 @@ impl Needs {
 
     fn met(self) -> Result<(), Missing> {
         if self.missing.0.is_empty() { Ok(()) } else { Err(self.missing) }
+    }
+}
+
+// === impl PrivilegeError ===
+
+impl From<Missing> for PrivilegeError {
+    /// Not its cause, which would be printed once more.
+    fn from(missing: Missing) -> Self {
+        Self::Missing(missing)
     }
 }
 
