@@ -31,6 +31,14 @@ const ROUTE: Capture = Capture {
     damage: "nft flush ruleset; for p in 2 4 6; do ip rule del pref $p; ip -6 rule del pref $p; done",
 };
 
+/// Rules of an earlier run may be in the legacy tables.
+const ROUTE_BESIDE_LEGACY: Capture = Capture {
+    backend: Backend::Legacy,
+    needs: &["SETPCAP", "NET_BIND_SERVICE", "NET_ADMIN", "NET_RAW"],
+    keeps: &["NET_ADMIN", "NET_RAW"],
+    ..ROUTE
+};
+
 const NFT: Capture = Capture {
     flag: "--redirect=iptables",
     backend: Backend::Nft,
@@ -307,6 +315,13 @@ fn each_capability_that_is_missing_is_named_for_iptables() {
 #[test]
 fn each_capability_that_is_missing_is_named_for_legacy_tables() {
     needs_what_it_asks_for(&LEGACY, "each_capability_that_is_missing_is_named_for_legacy_tables");
+}
+
+/// P41: the same by policy routing on a node with legacy tables.
+#[test]
+fn each_capability_that_is_missing_is_named_for_policy_routing_beside_legacy_tables() {
+    let test = "each_capability_that_is_missing_is_named_for_policy_routing_beside_legacy_tables";
+    needs_what_it_asks_for(&ROUTE_BESIDE_LEGACY, test);
 }
 
 /// Nothing is needed where somebody else redirects: it says that there are no guards, and serves.

@@ -1,8 +1,9 @@
 //! What the process may do: named when it is too little, and given up when it is more than is needed.
 //!
 //! `NET_ADMIN` is kept, because the rules are mended as long as the agent runs. `NET_BIND_SERVICE` and `SETPCAP` are
-//! for the start alone. `NET_RAW` is asked for, and kept, only where the node has legacy tables: `iptables-legacy` talks to the
-//! kernel through a raw socket each time. No `CAP_` before names, as in the manifest.
+//! for the start alone. `NET_RAW` is asked for, and kept, only where the node has legacy tables: `iptables-legacy` talks to
+//! the kernel through a raw socket each time, to make our rules and to find those that an earlier run left. Names are
+//! without `CAP_`, as in manifests.
 
 use std::fmt;
 use std::io;
@@ -81,7 +82,8 @@ impl Privileges {
     /// `ports` are those that have to be listened at.
     fn of(mode: RedirectMode, ports: &[u16], found: Found) -> Result<Self, Missing> {
         let mut kept = CapabilitySet::NET_ADMIN;
-        if found.legacy_tables && matches!(mode, RedirectMode::Auto | RedirectMode::Iptables) {
+        let legacy_tables = found.legacy_tables && mode != RedirectMode::None;
+        if legacy_tables {
             kept |= CapabilitySet::NET_RAW;
         }
         let mut stays_bounding = found.bounding - kept;
@@ -99,7 +101,7 @@ impl Privileges {
                 format!("port {port} cannot be listened at (net.ipv4.ip_unprivileged_port_start is {start})")
             });
         }
-        if found.legacy_tables && mode == RedirectMode::Iptables {
+        if legacy_tables {
             needs.one(CapabilitySet::NET_RAW, || LEGACY.to_owned());
         }
         // Where nothing has to be done with rights, none has to be there to give the others up.
@@ -284,11 +286,11 @@ mod tests {
     fn raw_sockets_are_for_legacy_tables_alone() {
         let legacy = |has| Found { legacy_tables: true, ..found(has) };
         assert_eq!(missing(RedirectMode::Iptables, &[8181], legacy(ADMIN)), [RAW]);
+        assert_eq!(missing(RedirectMode::Auto, &[9543], legacy(ADMIN)), [RAW]);
         for (mode, has, kept) in [
             (RedirectMode::Iptables, legacy(ADMIN | RAW), ADMIN | RAW),
             (RedirectMode::Auto, legacy(ADMIN | RAW), ADMIN | RAW),
-            (RedirectMode::Auto, legacy(ADMIN), ADMIN | RAW),
-            (RedirectMode::Route, legacy(ADMIN | RAW | SETPCAP), ADMIN),
+            (RedirectMode::Route, legacy(ADMIN | RAW | SETPCAP), ADMIN | RAW),
             (RedirectMode::Iptables, found(ADMIN | RAW | SETPCAP), ADMIN),
             (RedirectMode::None, legacy(ADMIN | RAW), ADMIN),
         ] {
