@@ -371,6 +371,10 @@ fn manifest_asks_for_the_capabilities_that_are_needed_and_no_other() {
         .filter(|line| !line.starts_with('#'))
         .map_while(|line| line.strip_prefix("- "));
     assert_eq!(adds.collect::<BTreeSet<_>>(), needed);
+    let page = include_str!("../../deploy/README.md");
+    let section = page.split("\n## ").find(|section| section.starts_with("Capabilities\n")).unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    assert_eq!(rows.collect::<BTreeSet<_>>(), needed);
     for setting in [
         "drop: [ALL]",
         "allowPrivilegeEscalation: false",
