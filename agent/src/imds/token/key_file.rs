@@ -113,8 +113,11 @@ fn read(path: &Path) -> io::Result<Found> {
 
 fn exposed(path: &Path, metadata: &Metadata) -> Option<KeyWarning> {
     let (owner, mode) = (metadata.uid(), metadata.permissions().mode() & 0o777);
-    (owner != Uid::effective().as_raw() || mode & 0o077 != 0)
-        .then(|| KeyWarning::Exposed { path: path.to_owned(), owner, mode })
+    (owner != Uid::effective().as_raw() || mode & 0o077 != 0).then(|| KeyWarning::Exposed {
+        path: path.to_owned(),
+        owner,
+        mode,
+    })
 }
 
 /// Writes the key beside `path` and moves it there. Where another process was first with a key that is not to be
