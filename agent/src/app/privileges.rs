@@ -10,6 +10,7 @@ use std::io;
 
 use rolegate_iptables::IMDS_PORT;
 use rolegate_iptables::iptables::{legacy_in_use, search_path};
+use rustix::io::Errno;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
@@ -66,7 +67,7 @@ struct Found {
 }
 
 /// Why `NET_RAW`.
-const LEGACY: &str = "this node has legacy tables, which iptables-legacy cannot reach without";
+const LEGACY: &str = "this node has legacy tables, and iptables-legacy cannot read them without it";
 
 // === impl Privileges ===
 
@@ -122,7 +123,7 @@ impl Privileges {
         if threads != 1 {
             return Err(PrivilegeError::Threads(threads));
         }
-        let bounding = bounding_set();
+        let bounding = bounding_set()?;
         for capability in each(bounding - self.kept - self.stays_bounding) {
             remove_capability_from_bounding_set(capability).map_err(io::Error::from)?;
         }
@@ -178,7 +179,7 @@ impl Found {
         let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").ok();
         Ok(Self {
             effective: capabilities(None)?.effective,
-            bounding: bounding_set(),
+            bounding: bounding_set()?,
             unprivileged_port_start: start
                 .and_then(|start| start.trim().parse().ok())
                 .unwrap_or(UNPRIVILEGED_PORT_START),
@@ -223,10 +224,18 @@ impl fmt::Display for Missing {
 }
 
 /// Also capabilities that are younger than this program.
-fn bounding_set() -> CapabilitySet {
-    // The kernel calls what it does not know invalid.
-    let is_in = |capability: &CapabilitySet| capability_is_in_bounding_set(*capability).unwrap_or(false);
-    each(CapabilitySet::from_bits_retain(u64::MAX)).filter(is_in).collect()
+fn bounding_set() -> io::Result<CapabilitySet> {
+    let mut bounding = CapabilitySet::empty();
+    for capability in each(CapabilitySet::from_bits_retain(u64::MAX)) {
+        match capability_is_in_bounding_set(capability) {
+            Ok(true) => bounding |= capability,
+            Ok(false) => {}
+            // They are numbered without a gap: the kernel has no more.
+            Err(Errno::INVAL) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(bounding)
 }
 
 fn each(set: CapabilitySet) -> impl Iterator<Item = CapabilitySet> {
