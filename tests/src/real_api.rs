@@ -1,6 +1,7 @@
 //! A real Kubernetes API server over a real etcd, with the surface of the double: pods are made with their
 //! node and status, as a test says, since no kubelet runs.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -153,14 +154,20 @@ impl RealApi {
     /// # Errors
     /// What the API server said.
     pub fn account_token(&self, namespace: &str, name: &str) -> Result<String> {
+        self.token_of(namespace, name, &json!({}))
+    }
+
+    fn token_of(&self, namespace: &str, name: &str, spec: &Value) -> Result<String> {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");
-        let wanted = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+        let wanted = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
         let made = self.admin("POST", &path, &wanted)?;
         let token = made.pointer("/status/token").and_then(Value::as_str).context("a token")?;
         Ok(token.to_owned())
     }
 
-    fn kubeconfig_with(&self, token: &str) -> String {
+    /// A kubeconfig with that bearer token.
+    #[must_use]
+    pub fn kubeconfig_with(&self, token: &str) -> String {
         use base64::Engine;
         let ca = base64::engine::general_purpose::STANDARD.encode(&self.ca_pem);
         json!({
@@ -237,6 +244,72 @@ impl RealApi {
             self.send("PATCH", &path, "application/json-patch+json", &patch.to_string())?;
         }
         Ok(())
+    }
+
+    /// Creates a node, or replaces its taints.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn apply_node(&self, name: &str, taints: &Value) -> Result<()> {
+        let path = format!("/api/v1/nodes/{name}");
+        if self.request("GET", &path, "application/json", "")?.status == 404 {
+            let new = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+                             "spec": {"taints": taints}});
+            self.send("POST", "/api/v1/nodes", "application/json", &new.to_string())?;
+        } else {
+            let patch = json!({"spec": {"taints": taints}}).to_string();
+            self.send("PATCH", &path, "application/merge-patch+json", &patch)?;
+        }
+        Ok(())
+    }
+
+    /// A node as it is now.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn node(&self, name: &str) -> Result<Value> {
+        self.admin("GET", &format!("/api/v1/nodes/{name}"), &Value::Null)
+    }
+
+    /// A new token of a service account, as the kubelet of the pod's node asks for one: bound to the pod.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn pod_token(&self, namespace: &str, account: &str, pod: &str) -> Result<String> {
+        let uid = self.admin("GET", &format!("/api/v1/namespaces/{namespace}/pods/{pod}"), &Value::Null)?;
+        let bound = json!({"kind": "Pod", "apiVersion": "v1", "name": pod, "uid": uid["metadata"]["uid"]});
+        self.token_of(namespace, account, &json!({"boundObjectRef": bound}))
+    }
+
+    /// One patch with that bearer token; the answer, whatever it is.
+    ///
+    /// # Errors
+    /// When there is no connection, or no answer.
+    pub fn patch(&self, token: &str, path: &str, mime: &str, patch: &Value) -> Result<Response> {
+        self.request_as(token, "PATCH", path, mime, &patch.to_string())
+    }
+
+    /// Applies manifests of `deploy/` with kubectl, which there must be; what it said.
+    ///
+    /// # Errors
+    /// What kubectl said.
+    pub fn apply_manifests(&self, names: &[&str]) -> Result<String> {
+        self.apply_namespace("kube-system", &[])?;
+        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+        let files = names.iter().map(|name| format!("--filename={}", deploy.join(name).display()));
+        let args: Vec<String> =
+            ["apply", "--validate=strict"].map(String::from).into_iter().chain(files).collect();
+        self.kubectl(&args)
+    }
+
+    /// Runs kubectl as the administrator, to its end; its standard output.
+    ///
+    /// # Errors
+    /// What kubectl said.
+    pub fn kubectl(&self, args: &[impl AsRef<OsStr>]) -> Result<String> {
+        let kubeconfig = self.dir.path().join("admin-kubeconfig");
+        std::fs::write(&kubeconfig, self.admin_kubeconfig())?;
+        netns::run(self.ns.command("kubectl").arg("--kubeconfig").arg(kubeconfig).args(args))
     }
 
     fn delete(&self, path: &str, options: &str) -> Result<bool> {
