@@ -1,10 +1,10 @@
 //! A real Kubernetes API server over a real etcd, with the surface of the double: pods are made with their
 //! node and status, as a test says, since no kubelet runs.
 
+mod processes;
+
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{Value, json};
 
+use self::processes::{end_of, start_apiserver, start_etcd};
 use crate::clients::cache;
 use crate::http::{Connection, Response};
 use crate::kube_api::Pod;
@@ -383,54 +384,6 @@ fn request(ns: &NetNs, address: SocketAddr, tls: &Arc<ClientConfig>, call: &Call
 
 fn apiserver() -> PathBuf {
     cache().join("kube/kube-apiserver")
-}
-
-fn start_etcd(ns: &NetNs, dir: &Path) -> Result<Service> {
-    let mut command = ns.command("etcd");
-    command.arg("--data-dir").arg(dir.join("etcd")).args([
-        "--unsafe-no-fsync",
-        "--log-level=warn",
-        "--listen-client-urls=http://127.0.0.1:2379",
-        "--advertise-client-urls=http://127.0.0.1:2379",
-        "--listen-peer-urls=http://127.0.0.1:2380",
-    ]);
-    Service::start("etcd", &mut command, Some(File::create(dir.join("etcd.log"))?))
-}
-
-fn start_apiserver(ns: &NetNs, dir: &Path, address: SocketAddr) -> Result<Service> {
-    let mut tokens = File::create(dir.join("tokens.csv"))?;
-    writeln!(tokens, "{ADMIN},admin,1,system:masters\n{AGENT},rolegate,2")?;
-    // For signing service-account tokens, which nobody here asks for.
-    let (private, public) = (dir.join("sa.key"), dir.join("sa.pub"));
-    let key = rcgen::KeyPair::generate()?;
-    std::fs::write(&private, key.serialize_pem())?;
-    std::fs::write(&public, key.public_key_pem())?;
-    let ip: IpAddr = address.ip();
-    let mut command = ns.command(apiserver());
-    command
-        .arg(format!("--advertise-address={ip}"))
-        .arg(format!("--bind-address={ip}"))
-        .arg(format!("--secure-port={}", address.port()))
-        .arg(format!("--cert-dir={}", dir.display()))
-        .arg(format!("--token-auth-file={}", dir.join("tokens.csv").display()))
-        .arg(format!("--service-account-key-file={}", public.display()))
-        .arg(format!("--service-account-signing-key-file={}", private.display()))
-        .args([
-            "--etcd-servers=http://127.0.0.1:2379",
-            "--authorization-mode=RBAC",
-            "--disable-admission-plugins=ServiceAccount",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            "--service-cluster-ip-range=10.96.0.0/24",
-            "--endpoint-reconciler-type=none",
-            "--max-mutating-requests-inflight=1000",
-        ]);
-    Service::start("kube-apiserver", &mut command, Some(File::create(dir.join("apiserver.log"))?))
-}
-
-fn end_of(log: &Path) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<_> = text.lines().collect();
-    lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
 fn tls_config(ca_pem: &str) -> Result<ClientConfig> {
