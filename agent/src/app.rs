@@ -4,6 +4,7 @@ mod cleanup;
 mod guard;
 mod late_source;
 mod learn;
+mod privileges;
 mod process;
 mod sockets;
 mod store;
@@ -21,8 +22,9 @@ use tracing::{error, info, warn};
 use crate::accept::AcceptErrors;
 use crate::admin::{Admin, DebugPages, Health, Scope};
 use crate::cluster::Snapshot;
+use crate::cluster::own_node::OwnNode;
 use crate::cluster::watch::{Watch, WatchGates};
-use crate::config::{Config, RedirectMode};
+use crate::config::Config;
 use crate::credentials::Broker;
 use crate::identity::{Identity, Witnesses};
 use crate::imds::document;
@@ -35,7 +37,7 @@ use crate::metrics::Registry;
 use crate::policy::Policy;
 use crate::prefetch::{self, Complaints};
 use crate::ready::Gates;
-use crate::redirect::Redirect;
+use crate::redirect::{Choice, Mode, Redirect};
 use crate::server::{Listeners, Server};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Telemetry;
@@ -44,6 +46,7 @@ pub use cleanup::cleanup;
 pub use guard::guard;
 use late_source::LateSource;
 use learn::Learner;
+use privileges::Privileges;
 pub use process::forbid_dumps;
 use sockets::Sockets;
 use uncaptured::Uncaptured;
@@ -81,18 +84,21 @@ pub struct Prepared {
     sockets: Sockets,
 }
 
-/// Sets logging up and opens every socket.
+/// Sets logging up, opens every socket, and gives up the rights that were for that. Starts no thread before.
 ///
 /// # Errors
-/// When a port is taken: the error names it.
+/// When a capability is missing or a port is taken: the error names it.
 pub fn prepare(config: Config) -> anyhow::Result<Prepared> {
     let registry = Registry::new();
     let telemetry = Telemetry::init(&config.log, &registry)?;
     process::log_panics();
+    let privileges = Privileges::check(&config)?;
     process::announce(&config);
     let descriptors = process::raise_descriptor_limit();
     process::install_crypto_provider();
     let sockets = Sockets::open(&config)?;
+    privileges.give_up_the_rest()?;
+    telemetry.start()?;
     Ok(Prepared { config, registry, telemetry, descriptors, sockets })
 }
 
@@ -118,8 +124,9 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
         instance_id: Arc::default(),
     };
 
-    let redirect = start_redirect(&base).await?;
-    let wires = start_wires(&base, &mut supervisor)?;
+    let mode = sockets.choice.mode;
+    let redirect = start_redirect(&base, sockets.choice).await?;
+    let wires = start_wires(&base, mode, &mut supervisor)?;
     start_redirect_task(redirect, &wires, &mut supervisor);
     start_prefetch(&base, &wires, &mut supervisor);
     let admin = start_admin(&base, &wires, sockets.admin, &mut supervisor)?;
@@ -144,17 +151,17 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
 }
 
 /// The rule goes in before anything is waited for: until the agent is ready it refuses, and never lets through.
-async fn start_redirect(base: &Base) -> anyhow::Result<Redirect> {
+async fn start_redirect(base: &Base, choice: Choice) -> anyhow::Result<Redirect> {
     let gate = base.gates.add("redirect", "not installed yet");
     let config = &base.config;
-    let mut redirect = Redirect::new(&config.redirect, config.server.app_port, gate, &base.registry)?;
+    let mut redirect = Redirect::new(&config.redirect, choice, config.server.app_port, gate, &base.registry)?;
     if let Err(error) = redirect.install_once().await {
         error!(%error, "the redirect could not be installed; it is tried again");
     }
     Ok(redirect)
 }
 
-fn start_wires(base: &Base, supervisor: &mut Supervisor) -> anyhow::Result<Wires> {
+fn start_wires(base: &Base, mode: Mode, supervisor: &mut Supervisor) -> anyhow::Result<Wires> {
     let (watch, snapshots) = Watch::new(
         base.config.kubernetes.clone(),
         base.config.policy.keys.clone(),
@@ -165,7 +172,8 @@ fn start_wires(base: &Base, supervisor: &mut Supervisor) -> anyhow::Result<Wires
         &base.registry,
     );
     let node = watch.node();
-    let witnesses = start_witnesses(base, &watch, snapshots.clone(), supervisor)?;
+    let witnesses = start_witnesses(base, mode, &watch, snapshots.clone(), supervisor)?;
+    start_own_node(base, node.clone(), supervisor);
     let shutdown = supervisor.shutdown();
     supervisor.spawn("kubernetes-watch", async move {
         watch.run(shutdown).await;
@@ -207,15 +215,16 @@ fn start_wires(base: &Base, supervisor: &mut Supervisor) -> anyhow::Result<Wires
 /// Where others bring pods' requests, nothing is known of how they come in.
 fn start_witnesses(
     base: &Base,
+    mode: Mode,
     watch: &Watch,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     supervisor: &mut Supervisor,
 ) -> anyhow::Result<Option<Arc<Witnesses>>> {
-    let redirect = &base.config.redirect;
-    if redirect.mode == RedirectMode::None {
+    if mode == Mode::Operators {
         return Ok(None);
     }
-    let witnesses = Witnesses::new(redirect.cni_results.clone(), watch.pods_fresh(), base.clock.clone())
+    let cni_results = base.config.redirect.cni_results.clone();
+    let witnesses = Witnesses::new(cni_results, watch.pods_fresh(), base.clock.clone())
         .context("changes of links and neighbours cannot be listened to")?;
     let (witnesses, shutdown) = (Arc::new(witnesses), supervisor.shutdown());
     let looking = Arc::clone(&witnesses);
@@ -227,6 +236,18 @@ fn start_witnesses(
         Ok(())
     });
     Ok(Some(witnesses))
+}
+
+/// Nothing is asked of the Node unless told to.
+fn start_own_node(base: &Base, node: watch::Receiver<Option<String>>, supervisor: &mut Supervisor) {
+    let kubernetes = &base.config.kubernetes;
+    let Some(taint) = kubernetes.startup_taint.clone() else { return };
+    let own_node = OwnNode::new(kubernetes.clone(), taint, base.clock.clone(), &base.registry);
+    let (gates, shutdown) = (base.gates.clone(), supervisor.shutdown());
+    supervisor.spawn("own-node", async move {
+        own_node.run(node, gates, shutdown).await;
+        Ok(())
+    });
 }
 
 fn start_addresses(supervisor: &mut Supervisor) -> watch::Receiver<Arc<HashSet<PodIp>>> {

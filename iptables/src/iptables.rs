@@ -9,6 +9,7 @@ mod command;
 mod desired;
 mod drift;
 mod dump;
+mod leftover;
 mod peers;
 mod plan;
 mod watch;
@@ -17,7 +18,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt;
 
-pub use backend::Backend;
+pub use backend::{Backend, legacy_in_use};
 pub use command::{CommandError, search_path};
 pub use desired::{Desired, FORWARD_CHAIN, PREROUTING_CHAIN, TargetError};
 pub use drift::{Cause, Drift, Peer};
@@ -47,6 +48,11 @@ pub enum Error {
     /// A program failed.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// Rules of an earlier run that no program here can remove.
+    #[error(
+        "the redirect of an earlier run by iptables is in nf_tables, and no iptables-nft is here to remove it"
+    )]
+    Leftover,
     /// The rules were written and the kernel shows others.
     #[error("rules were written {ATTEMPTS} times and do not stay ({causes})")]
     NotHeld {
@@ -127,10 +133,13 @@ impl Iptables {
     /// Finds the programs in `search` (see [`search_path`]) and which back end the node uses.
     ///
     /// # Errors
-    /// When there is no iptables for IPv4.
+    /// When there is no iptables for IPv4, or what the node uses cannot be found out.
     pub async fn detect(search: &OsStr) -> Result<Self, Error> {
         let v6 = if Family::V6.in_kernel() {
-            Host::detect(Family::V6, search).await.map_err(|_| NoIpv6::Programs)
+            match Host::detect(Family::V6, search).await {
+                Err(Error::NoPrograms { .. }) => Err(NoIpv6::Programs),
+                host => Ok(host?),
+            }
         } else {
             Err(NoIpv6::Kernel)
         };
@@ -194,11 +203,30 @@ pub async fn cleanup(search: &OsStr, peers: bool) -> Cleanup {
     done
 }
 
+/// Removes what an earlier run by this capture left, for one that captures otherwise. No program is run where nothing
+/// of it can be there: no chains of ours in nf_tables, no legacy tables.
+///
+/// # Errors
+/// When rules of ours are there and cannot be removed: pods' requests still go where they lead.
+pub async fn remove_leftovers(search: &OsStr) -> Result<Vec<Removed>, Error> {
+    let traces = leftover::traces().await;
+    if !traces.nft && !traces.legacy {
+        return Ok(Vec::new());
+    }
+    let done = cleanup(search, false).await;
+    // Legacy tables are others' more often than not, and an image without programs never made a rule.
+    match done.errors.into_iter().find(|error| !matches!(error, Error::NoPrograms { .. })) {
+        Some(error) => Err(error),
+        None if traces.nft && leftover::traces().await.nft => Err(Error::Leftover),
+        None => Ok(done.removed),
+    }
+}
+
 // === impl Host ===
 
 impl Host {
     async fn detect(family: Family, search: &OsStr) -> Result<Self, Error> {
-        let mut found = by_preference(Tools::find_all(family, search)).await.into_iter();
+        let mut found = by_preference(Tools::find_all(family, search)).await?.into_iter();
         let active = found.next().ok_or_else(|| no_programs(family, search))?;
         Ok(Self { active, others: found.collect() })
     }

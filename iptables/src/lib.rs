@@ -2,9 +2,10 @@
 //!
 //! Captures (one is in force at a time): [`iptables`], kube2iam's way, and [`route`]. Under it, and whatever becomes of it, stand two
 //! guards ([`guard`]). What they share: which interfaces
-//! are meant ([`interfaces`]), what the host's links and routes are and when they change ([`links`]), and
-//! forgetting connections that are older than the rules ([`conntrack`]). Beside them: the interface that a connection
-//! came in by ([`arrival`]), and what is behind an address ([`behind`]).
+//! are meant ([`interfaces`]), what the host's links and routes are and when they change ([`links`]), whether pods'
+//! packets come here ([`selftest`]), who may forward them without asking ([`dataplane`]), and forgetting connections
+//! that are older than the rules ([`conntrack`]). Beside them: the interface that a connection came in by ([`arrival`]),
+//! and what is behind an address ([`behind`]).
 //!
 //! Knows neither Kubernetes nor AWS. Starts no task: every future belongs to its caller.
 
@@ -12,6 +13,7 @@ mod addresses;
 pub mod arrival;
 pub mod behind;
 pub mod conntrack;
+pub mod dataplane;
 pub mod family;
 pub mod guard;
 pub mod interfaces;
@@ -21,6 +23,7 @@ mod nfnetlink;
 mod nftables;
 pub mod route;
 mod rules;
+pub mod selftest;
 
 pub use addresses::{AddressesError, follow_addresses};
 pub use family::{Family, IMDS_PORT, IMDS_V4, IMDS_V6};

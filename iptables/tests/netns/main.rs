@@ -5,9 +5,12 @@
 
 mod behind;
 mod conntrack;
+mod dataplane;
 mod guards;
 mod host;
 mod links;
 mod route;
 mod rules;
+mod selftest;
+mod tcx;
 mod traffic;

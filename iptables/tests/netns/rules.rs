@@ -186,6 +186,26 @@ fn cleanup_leaves_the_tables_as_they_were() {
 }
 
 #[test]
+fn leftovers_are_removed_and_no_program_runs_where_there_can_be_none() {
+    with_each_backend("leftovers_are_removed_and_no_program_runs_where_there_can_be_none", |programs| {
+        let netns = Netns::new();
+        let leftovers = |search: std::ffi::OsString| {
+            netns.block_on(move || async move { iptables::remove_leftovers(&search).await })
+        };
+        // Where a program is looked for, there is none: to look for one would be to run it.
+        assert!(leftovers("/nowhere".into()).expect("nothing is there").is_empty());
+        seed(&netns, programs);
+        let before = programs.dump(&netns);
+        assert!(look(&netns, programs, &desired("auto", TARGETS, 8181)).changed);
+        let unable = leftovers("/nowhere".into());
+        assert_eq!(unable.is_err(), programs.backend == "nft", "{unable:?}");
+        assert_eq!(leftovers(programs.search.clone()).expect("removed").len(), 4);
+        assert_eq!(programs.dump(&netns), before);
+        assert!(leftovers(programs.search.clone()).expect("nothing is left").is_empty());
+    });
+}
+
+#[test]
 fn cleanup_takes_the_peers_rule_only_when_told() {
     with_each_backend("cleanup_takes_the_peers_rule_only_when_told", |programs| {
         let netns = Netns::new();
@@ -255,6 +275,32 @@ fn the_back_end_is_the_kubelets_else_the_one_with_more_rules_else_nft() {
     netns.sh("iptables-nft -t mangle -X; ip6tables-legacy -t mangle -N KUBE-IPTABLES-HINT");
     assert_eq!(detected(&netns, &both), [Backend::Legacy; 2]);
     assert_eq!(detected(&netns, &Programs::of("nft")), [Backend::Nft; 2], "the only one there is");
+}
+
+#[test]
+fn legacy_tables_that_cannot_be_read_are_no_reason_for_nft() {
+    if !can_run("legacy_tables_that_cannot_be_read_are_no_reason_for_nft", &["nft", "legacy"]) {
+        return;
+    }
+    let both = Programs::of_all("nft", &["nft", "legacy"]);
+    both.wrap("iptables-legacy-save", "echo no right to it >&2; exit 1");
+    let netns = Netns::new();
+    let detect = || {
+        let search = both.search.clone();
+        netns.block_on(move || async move {
+            let host = Iptables::detect(&search).await;
+            (iptables::legacy_in_use(&search), host.map(|host| host.backend(Family::V4).expect("back end")))
+        })
+    };
+    let (in_use, found) = detect();
+    assert!(!in_use && found.is_ok_and(|found| found == Backend::Nft), "there are none");
+    netns.sh("iptables-legacy -A INPUT -j ACCEPT");
+    let (in_use, found) = detect();
+    let error = found.expect_err("whose the node is cannot be told").to_string();
+    assert!(in_use && error.contains("no right to it"), "{error}");
+    netns.sh("iptables-nft -t mangle -N KUBE-KUBELET-CANARY");
+    let (in_use, found) = detect();
+    assert!(in_use && found.is_ok_and(|found| found == Backend::Nft), "the kubelet's chain tells");
 }
 
 #[test]
