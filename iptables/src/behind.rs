@@ -64,7 +64,7 @@ pub struct Surroundings {
     notices: Socket,
     known: HashMap<IpAddr, Known>,
     /// Which interface has an address of the node.
-    owners: HashMap<Ipv6Addr, Option<u32>>,
+    owners: HashMap<Ipv6Addr, u32>,
     changes: u64,
 }
 
@@ -148,7 +148,14 @@ impl Surroundings {
 
     /// The index of the interface that a connection came in by whose source is where `source` says.
     pub fn came_in_by(&mut self, arrival: Arrival, source: &Behind) -> u32 {
-        arrival.at(source, |address| *self.owners.entry(address).or_insert_with(|| owner(address)))
+        arrival.at(source, |address| {
+            if let Some(known) = self.owners.get(&address) {
+                return Some(*known);
+            }
+            let found = owner(address)?;
+            self.owners.insert(address, found);
+            Some(found)
+        })
     }
 
     /// Now, before [`Questions::behind`] is asked.
