@@ -169,8 +169,7 @@ impl Door {
 
     /// Everything that only a pod may read.
     async fn read(&self, head: &Parts, peer: Peer, seen: &mut Seen, what: What) -> Result<Good, Refusal> {
-        let ip = peer.ip;
-        let deadline = Instant::now() + self.with.config.hold;
+        let (ip, deadline) = (peer.ip, Instant::now() + self.with.config.hold);
         let proof = self.proof(&head.headers, ip)?;
         if proof == Proof::Nothing {
             seen.v1 = true;
