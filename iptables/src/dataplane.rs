@@ -35,24 +35,29 @@ pub struct Dataplane {
     pub programs: BTreeSet<String>,
     /// The device `cilium_host` exists.
     pub cilium: bool,
+    /// There are such interfaces, and the process may not ask for programs attached by `tcx`: a seccomp profile as of
+    /// containers refuses `bpf(2)` without the capability `BPF`.
+    pub hidden: bool,
 }
 
 // === impl Dataplane ===
 
 impl Dataplane {
-    /// Looks at the interfaces of `links`. Programs attached by `tcx` are seen where the process may ask (a seccomp
-    /// profile may forbid it).
+    /// Looks at the interfaces of `links`.
     ///
     /// # Errors
     /// When the kernel cannot be asked.
     pub async fn read(links: &Links) -> Result<Self, LinkError> {
-        let mut found =
-            Self { programs: BTreeSet::new(), cilium: links.names.values().any(|name| name == CILIUM_HOST) };
+        let cilium = links.names.values().any(|name| name == CILIUM_HOST);
+        let mut found = Self { cilium, ..Self::default() };
         let classified = with_filters(links).await?;
         for (index, name) in &links.names {
-            let has_some = links.is_pod_side(*index)
-                && (tcx::is_attached(*index) || classified.contains(index) && forwards(*index).await?);
-            if has_some {
+            if !links.is_pod_side(*index) {
+                continue;
+            }
+            let attached = tcx::is_attached(*index);
+            found.hidden |= attached.is_none();
+            if attached == Some(true) || classified.contains(index) && forwards(*index).await? {
                 found.programs.insert(name.clone());
             }
         }
@@ -62,7 +67,7 @@ impl Dataplane {
     /// Whether look-ups and guards can be relied upon.
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        self.programs.is_empty() && !self.cilium
+        self.programs.is_empty() && !self.cilium && !self.hidden
     }
 }
 
@@ -71,18 +76,21 @@ impl fmt::Display for Dataplane {
         if self.is_plain() {
             return f.write_str("no programs on pods' interfaces");
         }
+        let mut parts = Vec::new();
         if self.cilium {
-            write!(f, "the device {CILIUM_HOST}")?;
+            parts.push(format!("the device {CILIUM_HOST}"));
         }
         if !self.programs.is_empty() {
             let mut names: Vec<&str> = self.programs.iter().map(String::as_str).take(NAMES_AT_MOST).collect();
             if self.programs.len() > names.len() {
                 names.push("...");
             }
-            let and = if self.cilium { " and " } else { "" };
-            write!(f, "{and}tc programs on {}", names.join(", "))?;
+            parts.push(format!("tc programs on {}", names.join(", ")));
         }
-        Ok(())
+        if self.hidden {
+            parts.push("perhaps programs of tcx, which bpf(2) is refused to tell (seccomp; the capability BPF opens it)".to_owned());
+        }
+        f.write_str(&parts.join(" and "))
     }
 }
 
@@ -212,12 +220,14 @@ mod tests {
     fn what_is_found_is_said_by_name_and_not_at_length() {
         let found = |programs: &[&str], cilium| {
             let programs = programs.iter().map(|name| (*name).to_owned()).collect();
-            Dataplane { programs, cilium }.to_string()
+            Dataplane { programs, cilium, hidden: false }.to_string()
         };
         assert!(Dataplane::default().is_plain());
         assert_eq!(found(&[], true), "the device cilium_host");
         assert_eq!(found(&["cali1", "cali2"], false), "tc programs on cali1, cali2");
         let many = found(&["a", "b", "c", "d", "e"], true);
         assert_eq!(many, "the device cilium_host and tc programs on a, b, c, d, ...");
+        let hidden = Dataplane { hidden: true, ..Dataplane::default() };
+        assert!(!hidden.is_plain() && hidden.to_string().contains("bpf(2)"), "{hidden}");
     }
 }

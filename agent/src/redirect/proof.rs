@@ -29,7 +29,7 @@ impl Proof {
     pub(super) fn new(choice: Choice, registry: &Registry) -> Self {
         let unproved = registry.gauge(
             "redirect_unproved_interfaces",
-            "Interfaces of pods with tc programs, which may forward past redirect and guards; cilium_host counts as one.",
+            "Interfaces of pods with tc programs, which may forward past redirect and guards; cilium_host counts as one, and so does that it may not be asked.",
         );
         let modes = registry.gauges(
             "redirect_mode",
@@ -50,7 +50,7 @@ impl Proof {
     /// decided otherwise.
     pub(super) async fn others(&mut self, links: &Links) -> Result<Option<String>, LinkError> {
         let others = Dataplane::read(links).await?;
-        let count = others.programs.len() + usize::from(others.cilium);
+        let count = others.programs.len() + usize::from(others.cilium) + usize::from(others.hidden);
         self.unproved.set(i64::try_from(count).unwrap_or(i64::MAX));
         if others != self.others {
             self.log(&others);

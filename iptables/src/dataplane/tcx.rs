@@ -24,14 +24,17 @@ struct Query {
     revision: u64,
 }
 
-/// Whether a program is attached at the interface's ingress. `false` as well where the kernel has no such thing, or
-/// the process may not ask.
-pub(super) fn is_attached(index: u32) -> bool {
+/// Whether a program is attached at the interface's ingress; not where the kernel has no such thing. `None`: the process
+/// may not ask.
+pub(super) fn is_attached(index: u32) -> Option<bool> {
     let mut query = Query { target: index, attach_type: TCX_INGRESS, ..Query::default() };
     // SAFETY: the kernel reads and writes `size_of::<Query>()` bytes at `query`, which is exclusively ours and of plain
     // integers; `program_ids` is null, so that it writes no list, only how many there are.
     let asked = unsafe {
         libc::syscall(libc::SYS_bpf, PROG_QUERY, std::ptr::from_mut(&mut query), size_of::<Query>())
     };
-    asked == 0 && query.count > 0
+    if asked != 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM) {
+        return None;
+    }
+    Some(asked == 0 && query.count > 0)
 }
