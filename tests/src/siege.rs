@@ -1,0 +1,198 @@
+//! A node under siege: nobody has hardened it, and pods of both kinds ask both addresses of IMDS for the node's own
+//! credentials all the time, from before the first agent's start.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use tokio::time::Instant;
+
+use crate::agent::Agent;
+use crate::http::Client;
+use crate::imds::{ImdsConfig, NODE_MARKER};
+use crate::topology::{Backend, imds_v4, imds_v6};
+use crate::traffic::{Got, Traffic};
+use crate::world::{NODE_ROLE, Options, RunningPod, World};
+
+const LIST: &str = "/latest/meta-data/iam/security-credentials/";
+/// What every kubelet makes in the back end that the node uses: whatever is flushed, the node stays what it is.
+const CANARY: &str = "-t mangle -N KUBE-KUBELET-CANARY";
+
+/// How pods' requests are brought to the agent, on which kind of node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capture {
+    /// iptables on a node whose rules are in nf_tables.
+    IptablesNft,
+    /// iptables on a node whose rules are in x_tables.
+    IptablesLegacy,
+    /// Policy routing.
+    Route,
+}
+
+/// The node, its world and who besieges it.
+pub struct Siege {
+    traffic: Vec<Asking>,
+    /// The routed pod, then the bridged one; both have the role `MyPodRole`.
+    pub pods: Vec<RunningPod>,
+    capture: Capture,
+    sealed: Option<Instant>,
+    /// Everything around.
+    pub world: World,
+}
+
+/// One pod and the address that it asks.
+struct Asking {
+    who: String,
+    traffic: Traffic,
+    /// What it saw before the node was sealed.
+    before: usize,
+}
+
+// === impl Capture ===
+
+impl Capture {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::IptablesNft, Self::IptablesLegacy, Self::Route];
+
+    /// The back end of the node's own rules.
+    #[must_use]
+    pub fn backend(self) -> Backend {
+        match self {
+            Self::IptablesLegacy => Backend::Legacy,
+            Self::IptablesNft | Self::Route => Backend::Nft,
+        }
+    }
+
+    /// The usual flags of an agent, with this capture.
+    #[must_use]
+    pub fn flags(self, world: &World) -> Vec<String> {
+        let mut flags = world.usual_flags();
+        flags.retain(|flag| flag != "--iptables" && !flag.starts_with("--redirect"));
+        flags.push(match self {
+            Self::IptablesNft | Self::IptablesLegacy => "--redirect=iptables".into(),
+            Self::Route => "--redirect=route".into(),
+        });
+        flags
+    }
+}
+
+// === impl Siege ===
+
+impl Siege {
+    /// A node for a test with everybody getting the node's credentials, or nothing after the word on why the test is
+    /// skipped.
+    ///
+    /// # Panics
+    /// When a part of it cannot be started.
+    #[must_use]
+    pub fn for_test(test: &str, capture: Capture) -> Option<Self> {
+        let imds = ImdsConfig { hop_limit: 64, ..ImdsConfig::default() };
+        let options = Options { backend: capture.backend(), imds, ..Options::default() };
+        let world = World::for_test(test, &options)?;
+        Some(Self::begin(world, capture).unwrap_or_else(|error| panic!("{test}: {error:#}")))
+    }
+
+    fn begin(world: World, capture: Capture) -> Result<Self> {
+        world.node_asks();
+        world.namespace("default", &["MyPodRole"])?;
+        for family in ["iptables", "ip6tables"] {
+            let program = format!("{family}-{}", capture.backend().suffix());
+            world.topology.node().run("sh", &["-c", &format!("{program} -w {CANARY}")])?;
+        }
+        let pods = vec![
+            world.pod("default", "routed", |pod| pod.role("MyPodRole"))?,
+            world.bridged_pod("default", "bridged", |pod| pod.role("MyPodRole"))?,
+        ];
+        let asking = |pod: &RunningPod, to: SocketAddr| Asking {
+            who: format!("{} to {to}", pod.net.host_link()),
+            traffic: Traffic::start(&pod.net, to),
+            before: 0,
+        };
+        let traffic =
+            pods.iter().flat_map(|pod| [imds_v4(), imds_v6()].map(|to| asking(pod, to))).collect();
+        let siege = Self { traffic, pods, capture, sealed: None, world };
+        siege.everybody_gets(2, |got| got == Got::NodeCredentials)?;
+        Ok(siege)
+    }
+
+    /// An agent that redirects in this way, with these flags besides, and is ready.
+    ///
+    /// # Errors
+    /// When it does not become ready; the error has its log.
+    pub fn agent(&self, flags: &[&str]) -> Result<Agent> {
+        let agent = self.start_agent(flags)?;
+        agent.ready()?;
+        Ok(agent)
+    }
+
+    /// As [`Siege::agent`], without waiting.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_agent(&self, flags: &[&str]) -> Result<Agent> {
+        let mut all = self.capture.flags(&self.world);
+        all.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        Agent::start(self.world.topology.node(), &all, &self.world.environment())
+    }
+
+    /// From now on nothing of the node's may reach a pod, nor a pod's request the real service.
+    ///
+    /// # Errors
+    /// When somebody gets no answer at all, of whatever kind.
+    pub fn seal(&mut self) -> Result<()> {
+        self.sealed = Some(Instant::now());
+        // An answer that was read just before may be noted just after.
+        self.everybody_gets(1, |_| true)?;
+        for asking in &mut self.traffic {
+            asking.before = asking.traffic.seen().len();
+        }
+        Ok(())
+    }
+
+    /// Waits until everybody has got this `n` times more.
+    ///
+    /// # Errors
+    /// When somebody does not; the error says who and what came instead.
+    pub fn everybody_gets(&self, n: usize, wanted: impl Fn(Got) -> bool) -> Result<()> {
+        for Asking { who, traffic, .. } in &self.traffic {
+            traffic.wait_for(n, &wanted).with_context(|| who.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Processes of the host reach the real service over both families, whatever stands or is gone.
+    ///
+    /// # Errors
+    /// When one does not.
+    pub fn host_reaches_the_real_service(&self) -> Result<()> {
+        for to in [imds_v4(), imds_v6()] {
+            let answer = Client::new(self.world.topology.node(), to).get(&format!("{LIST}{NODE_ROLE}"));
+            let answer = answer.with_context(|| format!("the host to {to}"))?;
+            ensure!(answer.text().contains(NODE_MARKER), "the host to {to}: {}", answer.status);
+        }
+        Ok(())
+    }
+
+    /// Nothing has leaked since [`Siege::seal`]: neither by what pods saw, nor by what the real service saw.
+    ///
+    /// # Errors
+    /// What leaked.
+    pub fn nothing_leaked(&self) -> Result<()> {
+        let sealed = self.sealed.context("it was never sealed")?;
+        for Asking { who, traffic, before } in &self.traffic {
+            let seen = traffic.seen();
+            let leaked = seen[*before..].iter().filter(|(_, got)| *got == Got::NodeCredentials).count();
+            ensure!(leaked == 0, "{who}: {leaked} answers with the node's credentials");
+        }
+        let leaks = self.world.leaks(sealed);
+        ensure!(leaks.is_empty(), "requests of pods that reached the real service: {leaks:?}");
+        Ok(())
+    }
+
+    /// Runs a shell script on the node. What is not installed here, or finds nothing to flush, flushes nothing.
+    ///
+    /// # Errors
+    /// When there is no shell.
+    pub fn on_node(&self, script: &str) -> Result<String> {
+        self.world.topology.node().run("sh", &["-c", &format!("{{ {script}\n}} 2>&1; true")])
+    }
+}
