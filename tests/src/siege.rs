@@ -17,6 +17,11 @@ const LIST: &str = "/latest/meta-data/iam/security-credentials/";
 /// What every kubelet makes in the back end that the node uses: whatever is flushed, the node stays what it is.
 const CANARY: &str = "-t mangle -N KUBE-KUBELET-CANARY";
 
+const OURS: &str = "for f in -4 -6; do ip $f rule | grep -E '^[2-6]:'; ip $f route show table 43518; done
+nft list table inet rolegate
+for f in iptables-nft ip6tables-nft iptables-legacy ip6tables-legacy
+do $f-save 2> /dev/null | grep -e '-A.*rolegate' | sed \"s/^/$f /\"; done";
+
 /// How pods' requests are brought to the agent, on which kind of node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capture {
@@ -107,8 +112,7 @@ impl Siege {
             traffic: Traffic::start(&pod.net, to),
             before: 0,
         };
-        let traffic =
-            pods.iter().flat_map(|pod| [imds_v4(), imds_v6()].map(|to| asking(pod, to))).collect();
+        let traffic = pods.iter().flat_map(|pod| [imds_v4(), imds_v6()].map(|to| asking(pod, to))).collect();
         let siege = Self { traffic, pods, capture, sealed: None, world };
         siege.everybody_gets(2, |got| got == Got::NodeCredentials)?;
         Ok(siege)
@@ -143,7 +147,7 @@ impl Siege {
         // An answer that was read just before may be noted just after.
         self.everybody_gets(1, |_| true)?;
         for asking in &mut self.traffic {
-            asking.before = asking.traffic.seen().len();
+            asking.before = asking.traffic.count();
         }
         Ok(())
     }
@@ -153,10 +157,20 @@ impl Siege {
     /// # Errors
     /// When somebody does not; the error says who and what came instead.
     pub fn everybody_gets(&self, n: usize, wanted: impl Fn(Got) -> bool) -> Result<()> {
-        for Asking { who, traffic, .. } in &self.traffic {
-            traffic.wait_for(n, &wanted).with_context(|| who.clone())?;
+        let from: Vec<usize> = self.traffic.iter().map(|asking| asking.traffic.count()).collect();
+        for (Asking { who, traffic, .. }, from) in self.traffic.iter().zip(from) {
+            traffic.wait_beyond(from, n, &wanted).with_context(|| who.clone())?;
         }
         Ok(())
+    }
+
+    /// All of the agent's in the kernel: policy rules, the table of the capture, the table of nftables, and the rules of
+    /// both back ends of iptables.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn ours(&self) -> Result<String> {
+        self.on_node(OURS)
     }
 
     /// Processes of the host reach the real service over both families, whatever stands or is gone.
