@@ -5,14 +5,15 @@ mod guard;
 mod late_source;
 mod learn;
 mod process;
+mod sockets;
 mod store;
 mod uncaptured;
 
 use std::collections::HashSet;
+use std::net::TcpListener;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
@@ -20,7 +21,7 @@ use crate::accept::AcceptErrors;
 use crate::admin::{Admin, DebugPages, Health, Scope};
 use crate::cluster::Snapshot;
 use crate::cluster::watch::{Watch, WatchGates};
-use crate::config::{Config, RedirectMode};
+use crate::config::Config;
 use crate::credentials::Broker;
 use crate::identity::Identity;
 use crate::imds::document;
@@ -43,6 +44,7 @@ pub use guard::guard;
 use late_source::LateSource;
 use learn::Learner;
 pub use process::forbid_dumps;
+use sockets::Sockets;
 use uncaptured::Uncaptured;
 
 /// What every component may need.
@@ -68,17 +70,36 @@ struct Wires {
     upstream: Arc<Upstream>,
 }
 
-/// `rolegate run`: serves until a signal or a task's failure.
+/// What `rolegate run` has before its runtime and threads exist: rights are given up by the one thread there is.
+pub struct Prepared {
+    config: Config,
+    registry: Registry,
+    telemetry: Telemetry,
+    descriptors: usize,
+    sockets: Sockets,
+}
+
+/// Sets logging up and opens every socket.
 ///
 /// # Errors
-/// When a port is taken, or a task ended by itself: the error names it.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+/// When a port is taken: the error names it.
+pub fn prepare(config: Config) -> anyhow::Result<Prepared> {
     let registry = Registry::new();
     let telemetry = Telemetry::init(&config.log, &registry)?;
     process::log_panics();
     process::announce(&config);
     let descriptors = process::raise_descriptor_limit();
     process::install_crypto_provider();
+    let sockets = Sockets::open(&config)?;
+    Ok(Prepared { config, registry, telemetry, descriptors, sockets })
+}
+
+/// `rolegate run`: serves until a signal or a task's failure.
+///
+/// # Errors
+/// When something cannot be started, or a task ended by itself: the error names it.
+pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
+    let Prepared { config, registry, telemetry, descriptors, sockets } = prepared;
     // The first process of a container ignores a signal that nothing waits for.
     let mut signals = process::Signals::new()?;
     let mut supervisor = Supervisor::new();
@@ -95,21 +116,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         instance_id: Arc::default(),
     };
 
-    let app = match base.config.redirect.mode {
-        RedirectMode::Route => Listeners::bind_at_imds()?,
-        RedirectMode::Iptables | RedirectMode::None => Listeners::bind(base.config.server.app_port)?,
-    };
-    let admin = start_admin_listener(&base)?;
-    let _alone = match base.config.redirect.mode {
-        RedirectMode::Iptables | RedirectMode::Route => Some(process::keep_redirect_alone()?),
-        RedirectMode::None => None,
-    };
     let redirect = start_redirect(&base).await?;
     let wires = start_wires(&base, &mut supervisor);
     start_redirect_task(redirect, &wires, &mut supervisor);
     start_prefetch(&base, &wires, &mut supervisor);
-    let admin = start_admin(&base, &wires, admin, &mut supervisor);
-    start_server(&base, wires, app, admin, &mut supervisor)?;
+    let admin = start_admin(&base, &wires, sockets.admin, &mut supervisor)?;
+    start_server(&base, wires, sockets.app, admin, &mut supervisor)?;
     start_ready_log(&base, &mut supervisor);
     serving.open();
 
@@ -127,17 +139,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     drain(&mut supervisor, &mut signals, base.config.server.drain).await;
     drop(base.telemetry);
     ended
-}
-
-fn start_admin_listener(base: &Base) -> anyhow::Result<Option<tokio::net::TcpListener>> {
-    let server = &base.config.server;
-    // Where the app port is not listened at, it serves nothing else either.
-    if server.metrics_port == server.app_port && base.config.redirect.mode != RedirectMode::Route {
-        return Ok(None);
-    }
-    let listener = process::bind_any(server.metrics_port)
-        .with_context(|| format!("port {} (--metrics-port) cannot be bound", server.metrics_port))?;
-    Ok(Some(listener))
 }
 
 /// The rule goes in before anything is waited for: until the agent is ready it refuses, and never lets through.
@@ -239,9 +240,9 @@ fn start_prefetch(base: &Base, wires: &Wires, supervisor: &mut Supervisor) {
 fn start_admin(
     base: &Base,
     wires: &Wires,
-    listener: Option<tokio::net::TcpListener>,
+    listener: Option<TcpListener>,
     supervisor: &mut Supervisor,
-) -> Arc<Admin> {
+) -> anyhow::Result<Arc<Admin>> {
     let health = Health {
         host_ip: base.config.redirect.host_ips.first().copied(),
         instance_id: Arc::clone(&base.instance_id),
@@ -253,10 +254,11 @@ fn start_admin(
     }
     let admin = Arc::new(admin);
     if let Some(listener) = listener {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
         let run = Arc::clone(&admin).run(listener, base.accept_errors.clone(), supervisor.shutdown());
         supervisor.spawn("admin", run);
     }
-    admin
+    Ok(admin)
 }
 
 fn start_server(

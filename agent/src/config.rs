@@ -77,6 +77,8 @@ pub struct Kubernetes {
     pub resync: Duration,
     /// `--pin-roles`: a pod keeps the role it was first seen with.
     pub pin_roles: bool,
+    /// `--startup-taint`: the key of the taint that is removed from the node when the agent is ready.
+    pub startup_taint: Option<String>,
 }
 
 /// Where the API server is.
@@ -179,11 +181,32 @@ pub struct Redirect {
     pub host_ips: Vec<IpAddr>,
     /// How often the rules are compared when nothing says they changed.
     pub reconcile_every: Duration,
+    /// `--rule-preference`: of the first policy rule.
+    pub preference: u32,
+    /// `--route-table`: of capture `route`.
+    pub table: u32,
+    /// `--shared-l2`.
+    pub shared_l2: SharedL2,
+    /// `--cni-results`: the directory where libcni keeps what plugins returned.
+    pub cni_results: PathBuf,
+}
+
+/// What becomes of pods that share an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SharedL2 {
+    /// Their addresses are believed.
+    Allow,
+    /// Each port of a bridge is held to its own address.
+    Pin,
+    /// They get no credentials.
+    Refuse,
 }
 
 /// Which capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RedirectMode {
+    /// `Route` where it works, else `Iptables`.
+    Auto,
     /// DNAT and FORWARD drops.
     Iptables,
     /// Policy routing to a listener on the IMDS addresses.

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use rolegate::app;
 use rolegate::config::{self, Command};
 
@@ -27,25 +28,11 @@ fn main() -> ExitCode {
             return if written.is_ok() { ExitCode::from(exit.code) } else { ExitCode::FAILURE };
         }
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKER_THREADS)
-        .thread_name("rolegate")
-        .enable_all()
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "rolegate: the runtime cannot be started: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
     let ended = match command {
-        Command::Run(config) => runtime.block_on(app::run(*config)),
-        Command::Guard { json } => runtime.block_on(app::guard(json)),
-        Command::Cleanup { peers, json } => runtime.block_on(app::cleanup(peers, json)),
+        Command::Run(config) => app::prepare(*config).and_then(|prepared| on_runtime(app::run(prepared))),
+        Command::Guard { json } => on_runtime(app::guard(json)),
+        Command::Cleanup { peers, json } => on_runtime(app::cleanup(peers, json)),
     };
-    // A blocked look-up must not hold the exit up: everything that matters was awaited by then.
-    runtime.shutdown_background();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -53,4 +40,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn on_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .thread_name("rolegate")
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")?;
+    let ended = runtime.block_on(work);
+    // A blocked look-up must not hold the exit up: everything that matters was awaited by then.
+    runtime.shutdown_background();
+    ended
 }

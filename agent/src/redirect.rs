@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rolegate_iptables::conntrack;
-use rolegate_iptables::guard::{DEFAULT_PREFERENCE, Guard, GuardError};
+use rolegate_iptables::guard::{Guard, GuardError};
 use rolegate_iptables::iptables::{self, Cause, Desired, Iptables, TargetError, search_path};
 use rolegate_iptables::links::{LinkError, pod_links};
-use rolegate_iptables::route::{DEFAULT_TABLE, Route};
+use rolegate_iptables::route::Route;
 use rolegate_iptables::{Family, InterfaceSpec, InterfaceSpecError, Links};
 use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
@@ -110,7 +110,9 @@ impl Redirect {
     ) -> Result<Self, RedirectError> {
         let capture = match config.mode {
             RedirectMode::None => Capture::Operators,
-            RedirectMode::Route => Capture::Route(Route::new(DEFAULT_PREFERENCE, DEFAULT_TABLE)),
+            RedirectMode::Auto | RedirectMode::Route => {
+                Capture::Route(Route::new(config.preference, config.table))
+            }
             RedirectMode::Iptables if config.host_ips.is_empty() => return Err(RedirectError::NoTarget),
             RedirectMode::Iptables => {
                 let interfaces = InterfaceSpec::parse(&config.interfaces)?;
@@ -118,7 +120,7 @@ impl Redirect {
             }
         };
         Ok(Self {
-            guard: Guard::new(DEFAULT_PREFERENCE),
+            guard: Guard::new(config.preference),
             unguarded: false,
             capture,
             look_every: config.reconcile_every.clamp(Duration::from_millis(100), LOOK_AT_MOST_EVERY),

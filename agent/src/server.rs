@@ -86,9 +86,9 @@ pub trait Answer: Send + Sync + 'static {
     ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
 }
 
-/// The listening sockets, bound but not yet served.
+/// The listening sockets, not yet served. No runtime is needed to make them.
 #[derive(Debug)]
-pub struct Listeners(Vec<TcpListener>);
+pub struct Listeners(Vec<std::net::TcpListener>);
 
 /// What is counted here.
 #[derive(Clone, Debug)]
@@ -139,7 +139,7 @@ impl Listeners {
         let at_imds = |family| {
             let listener = listen_at_imds(family, BACKLOG)?;
             setsockopt(&listener, sockopt::TcpUserTimeout, &UNREAD_ANSWER_MILLIS)?;
-            TcpListener::from_std(listener)
+            Ok::<_, io::Error>(listener)
         };
         let mut all = vec![at_imds(Family::V4)?];
         match at_imds(Family::V6) {
@@ -205,15 +205,16 @@ impl<D: Answer, U: Answer> Server<D, U> {
     /// Accepts until `shutdown`, then lets started requests end.
     ///
     /// # Errors
-    /// None today; the type is that of every named task.
+    /// When the runtime does not take a socket.
     pub async fn run(
         self,
         listeners: Listeners,
         errors: AcceptErrors,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
+        let listeners = listeners.0.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()?;
         let loops =
-            listeners.0.into_iter().map(|listener| self.accept_loop(listener, &errors, shutdown.clone()));
+            listeners.into_iter().map(|listener| self.accept_loop(listener, &errors, shutdown.clone()));
         futures::future::join_all(loops).await;
         Ok(())
     }
@@ -327,7 +328,7 @@ pub async fn serve<S: Stream, D: Answer, U: Answer>(
     }
 }
 
-fn listener(addr: SocketAddr) -> io::Result<TcpListener> {
+fn listener(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     let family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(family, SockType::Stream, flags, None)?;
@@ -344,7 +345,7 @@ fn listener(addr: SocketAddr) -> io::Result<TcpListener> {
     // Every accepted connection has it from its listener.
     setsockopt(&fd, sockopt::TcpUserTimeout, &UNREAD_ANSWER_MILLIS)?;
     listen(&fd, Backlog::new(BACKLOG)?)?;
-    TcpListener::from_std(std::net::TcpListener::from(fd))
+    Ok(std::net::TcpListener::from(fd))
 }
 
 #[cfg(test)]

@@ -52,6 +52,7 @@ impl World {
             node: NodeSelection::Name("n1".into()),
             resync: Duration::from_secs(1800),
             pin_roles: false,
+            startup_taint: None,
         };
         edit(&mut config);
         let (gates, registry) = (Gates::new(), Registry::new());

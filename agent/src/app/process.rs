@@ -1,13 +1,12 @@
 //! What concerns the process as a whole: limits, signals, the lines that it starts with.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{debug, error, info, warn};
 
@@ -120,10 +119,10 @@ impl Signals {
 
 /// Listens on all addresses, of both families where there is IPv6.
 pub(super) fn bind_any(port: u16) -> io::Result<TcpListener> {
-    let listener = std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
-        .or_else(|_| std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))?;
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
+        .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))?;
     listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
+    Ok(listener)
 }
 
 /// `name: reason` of every closed gate.

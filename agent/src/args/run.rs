@@ -72,6 +72,9 @@ pub struct KubernetesArgs {
     /// kube2iam: the same
     #[arg(long, value_name = "TIME")]
     pub cache_resync_period: Option<String>,
+    /// Removes the taint of this key from the node, and sets a condition of the node, once pods' requests are answered; the bare flag means rolegate/agent-not-ready
+    #[arg(long, value_name = "KEY", num_args = 0..=1, require_equals = true, default_missing_value = "rolegate/agent-not-ready")]
+    pub startup_taint: Option<String>,
 }
 
 /// Roles: as written.
@@ -281,9 +284,23 @@ pub struct RedirectArgs {
     /// kube2iam: the same
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub iptables: Option<String>,
-    /// How pods' requests are redirected: iptables (the same as --iptables), route (policy routing to a listener on the metadata addresses themselves; no netfilter, no port) or none (by somebody else) [default: none]
+    /// How pods' requests are redirected: iptables (the same as --iptables), route (policy routing to a listener on the metadata addresses themselves; no netfilter, no port), auto (route where it works, else iptables) or none (by somebody else) [default: none]
     #[arg(long, value_name = "MODE")]
     pub redirect: Option<String>,
+    /// Preference of the first policy rule; the four numbers after it are ours, too [default: 2]
+    #[arg(long, value_name = "NUMBER")]
+    pub rule_preference: Option<String>,
+    /// Number of the routing table of --redirect=route [default: 43518]
+    #[arg(long, value_name = "NUMBER")]
+    pub route_table: Option<String>,
+    /// Pods that share an interface, as on a bridge, and can forge each other's addresses: pin (each bridge port is held to the address that it was given), refuse (no credentials for them) or allow (the address is believed) [default: pin]
+    ///
+    /// kube2iam: allow
+    #[arg(long, value_name = "MODE")]
+    pub shared_l2: Option<String>,
+    /// Directory of what CNI plugins returned, which says whose a bridge port is [default: /var/lib/cni/results]
+    #[arg(long, value_name = "DIRECTORY")]
+    pub cni_results: Option<String>,
     /// Interfaces of pods, a list with + for any ending and ! for all but; auto: all but those of the default routes [default: auto]
     ///
     /// kube2iam: docker0; no lists, no !

@@ -40,6 +40,10 @@ fn config(interfaces: &str) -> config::Redirect {
         interfaces: interfaces.to_owned(),
         host_ips: vec!["10.0.0.10".parse().expect("address")],
         reconcile_every: Duration::from_secs(5),
+        preference: 2,
+        table: 43_518,
+        shared_l2: config::SharedL2::Pin,
+        cni_results: "/nonexistent".into(),
     }
 }
 

@@ -47,7 +47,7 @@ impl Running {
         Self::with(listener, per_pod, size)
     }
 
-    fn with(listener: TcpListener, per_pod: usize, size: usize) -> Self {
+    fn with(listener: std::net::TcpListener, per_pod: usize, size: usize) -> Self {
         let config = config::Server {
             app_port: 0,
             metrics_port: 0,
@@ -167,7 +167,7 @@ async fn a_header_of_eight_kibibytes_is_refused_and_a_shorter_one_is_read() {
 async fn an_accepted_connection_has_the_listeners_limit_for_unread_answers() {
     let listener = listener(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
     let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (accepted, _) = listener.accept().await.unwrap();
+    let (accepted, _) = TcpListener::from_std(listener).unwrap().accept().await.unwrap();
     let limit = nix::sys::socket::getsockopt(&accepted, sockopt::TcpUserTimeout).unwrap();
     assert_eq!(limit, UNREAD_ANSWER_MILLIS);
 }

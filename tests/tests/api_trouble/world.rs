@@ -63,6 +63,7 @@ impl World {
             node: NodeSelection::Name("n1".into()),
             resync: Duration::ZERO,
             pin_roles: false,
+            startup_taint: None,
         };
         let (gates, registry) = (Gates::new(), Registry::new());
         let own = WatchGates {

@@ -30,6 +30,7 @@ pub(super) fn build(found: &mut Findings, args: &RunArgs, host_ips: Option<&[IpA
         node: node(found, args, host_ips),
         resync: resync(found, args),
         pin_roles,
+        startup_taint: startup_taint(found, args),
     }
 }
 
@@ -84,6 +85,12 @@ fn node(found: &mut Findings, args: &KubernetesArgs, host_ips: Option<&[IpAddr]>
             NodeSelection::Name(String::new())
         }
     }
+}
+
+fn startup_taint(found: &mut Findings, args: &KubernetesArgs) -> Option<String> {
+    let allowed = "the key of a taint: letters, digits, - _ . and perhaps a domain and / before";
+    let key = |text: &str| values::is_annotation_key(text).then(|| text.to_owned());
+    found.take(flag("--startup-taint", &args.startup_taint), allowed, key)
 }
 
 fn resync(found: &mut Findings, args: &KubernetesArgs) -> Duration {

@@ -1,15 +1,28 @@
 //! How pods' requests get here.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use rolegate_iptables::guard::DEFAULT_PREFERENCE;
+use rolegate_iptables::route::DEFAULT_TABLE;
+
 use super::super::mistakes::{ConfigError, Findings, flag};
-use super::super::{Redirect, RedirectMode, values};
+use super::super::{Redirect, RedirectMode, SharedL2, values};
 use crate::args::RedirectArgs;
 
 /// How often the rules are compared, where it is not said, and the longest: legacy tables notify nobody, and
 /// until the next look the guards alone stand in the way to the node's own credentials.
 const RECONCILE: Duration = Duration::from_secs(5);
+
+/// The rule of the main table (ip-rule(8)).
+const MAIN_TABLE_RULE: u32 = 32_766;
+
+/// `default`, `main` and `local` (ip-route(8)).
+const KERNELS_TABLES: std::ops::RangeInclusive<u32> = 253..=255;
+
+/// Where libcni keeps results unless told otherwise (containernetworking/cni, `libcni/api.go`, `CacheDir`).
+const CNI_RESULTS: &str = "/var/lib/cni/results";
 
 pub(super) fn build(found: &mut Findings, args: &RedirectArgs) -> Redirect {
     let mode = mode(found, args);
@@ -31,7 +44,41 @@ pub(super) fn build(found: &mut Findings, args: &RedirectArgs) -> Redirect {
         );
     }
     let interfaces = interfaces.unwrap_or_else(|| "auto".to_owned());
-    Redirect { mode, interfaces, host_ips, reconcile_every: every.unwrap_or(RECONCILE) }
+    Redirect {
+        mode,
+        interfaces,
+        host_ips,
+        reconcile_every: every.unwrap_or(RECONCILE),
+        preference: preference(found, &args.rule_preference),
+        table: table(found, &args.route_table),
+        shared_l2: shared_l2(found, args),
+        cni_results: PathBuf::from(flag("--cni-results", &args.cni_results).value.unwrap_or(CNI_RESULTS)),
+    }
+}
+
+/// The preference of the first policy rule: its last one, four on, has to stay before that of the main table.
+fn preference(found: &mut Findings, given: &Option<String>) -> u32 {
+    let number = |text: &str| text.parse().ok().filter(|number| (1..MAIN_TABLE_RULE - 4).contains(number));
+    let allowed = format!("a number from 1 to {}", MAIN_TABLE_RULE - 5);
+    found.take(flag("--rule-preference", given), &allowed, number).unwrap_or(DEFAULT_PREFERENCE)
+}
+
+fn table(found: &mut Findings, given: &Option<String>) -> u32 {
+    let number =
+        |text: &str| text.parse().ok().filter(|number| *number != 0 && !KERNELS_TABLES.contains(number));
+    let allowed = "the number of a routing table: not 0, and not the kernel's own, 253 to 255";
+    found.take(flag("--route-table", given), allowed, number).unwrap_or(DEFAULT_TABLE)
+}
+
+fn shared_l2(found: &mut Findings, args: &RedirectArgs) -> SharedL2 {
+    let named = flag("--shared-l2", &args.shared_l2);
+    let read = found.take(named, "allow, pin or refuse", |text| match text {
+        "allow" => Some(SharedL2::Allow),
+        "pin" => Some(SharedL2::Pin),
+        "refuse" => Some(SharedL2::Refuse),
+        _ => None,
+    });
+    read.unwrap_or(SharedL2::Pin)
 }
 
 fn mode(found: &mut Findings, args: &RedirectArgs) -> RedirectMode {
@@ -39,11 +86,11 @@ fn mode(found: &mut Findings, args: &RedirectArgs) -> RedirectMode {
     let iptables = flag("--iptables", &args.iptables);
     let by_flag = found.take(iptables, "true or false", values::boolean);
     let by_name = found.parse(named, |text| match text {
+        "auto" => Ok(RedirectMode::Auto),
         "iptables" => Ok(RedirectMode::Iptables),
         "route" => Ok(RedirectMode::Route),
         "none" => Ok(RedirectMode::None),
-        "auto" => Err("not available yet; allowed is iptables, route or none"),
-        _ => Err("allowed is iptables, route or none"),
+        _ => Err("allowed is auto, iptables, route or none"),
     });
     let of_flag = |on| if on { RedirectMode::Iptables } else { RedirectMode::None };
     match (by_name, by_flag.map(of_flag)) {
