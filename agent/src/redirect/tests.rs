@@ -229,6 +229,39 @@ fn guards_that_others_take_away_are_mended_without_being_told() {
     });
 }
 
+/// P4: a rule or route of the capture that goes is back by the kernel's word, and the gate is closed meanwhile.
+#[test]
+fn policy_routing_that_others_take_away_is_mended_without_being_told() {
+    in_netns("policy_routing_that_others_take_away_is_mended_without_being_told", || async {
+        sh("ip link set lo up");
+        let config = config::Redirect { mode: RedirectMode::Route, ..config("auto") };
+        let (gates, redirect) = redirect(&config);
+        let (repairs, shutdown) = (redirect.metrics.repairs.clone(), CancellationToken::new());
+        let (_pods, receiver) = watch::channel(listed());
+        // Neither the timer nor the trigger helps.
+        let mut redirect = Redirect { look_every: Duration::from_secs(3_600), ..redirect };
+        redirect.install_once().await.expect("installed");
+        let task = redirect.run(shutdown.clone(), receiver);
+        let story = async {
+            for (n, damage) in (1_u64..).zip([
+                "ip rule del pref 3",
+                "ip -6 rule del pref 3",
+                "ip route flush table 43518",
+                "ip -6 route flush table 43518",
+            ]) {
+                gates.wait().await;
+                sh(damage);
+                gate_shows(&gates, |reason| reason.is_some_and(|reason| reason.contains("policy routing")))
+                    .await;
+                gates.wait().await;
+                assert_eq!(repairs.with_label_values(&["route_changed"]).get(), n, "{damage}");
+            }
+            shutdown.cancel();
+        };
+        tokio::join!(task, story).0.expect("ended as told");
+    });
+}
+
 #[test]
 fn what_the_operator_got_wrong_is_said_by_its_flag() {
     let wrong = |config: config::Redirect| {
