@@ -87,7 +87,7 @@ impl fmt::Display for GuardDrift {
 impl Guard {
     /// Guards whose policy rules have preferences from `preference` on (see [`DEFAULT_PREFERENCE`]).
     #[must_use]
-    pub fn new(preference: u32) -> Self {
+    pub const fn new(preference: u32) -> Self {
         Self { preference }
     }
 

@@ -55,7 +55,7 @@ pub struct Route {
 impl Route {
     /// The capture beside a guard of this preference.
     #[must_use]
-    pub fn new(preference: u32, table: u32) -> Self {
+    pub const fn new(preference: u32, table: u32) -> Self {
         Self { preference, table }
     }
 

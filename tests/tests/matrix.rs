@@ -125,6 +125,53 @@ fn assert_is_where_it_was_meant(whole: &str, capture: Capture) {
     assert_eq!(backends, expected, "{whole}");
 }
 
+/// Takes guards and capture away in turns, as fast as the agent puts them back.
+fn tampered_with(test: &str, capture: Capture, times: usize, damages: &[&str]) {
+    let Some(mut siege) = Siege::for_test(test, capture) else { return };
+    let agent = siege.agent(&[]).unwrap();
+    siege.seal().unwrap();
+    for damage in damages.iter().cycle().take(times) {
+        let before = repairs(&agent);
+        siege.on_node(damage).unwrap();
+        agent.poll(&format!("{damage} is mended"), || Ok(repairs(&agent) > before)).unwrap();
+    }
+    agent.ready().unwrap();
+    assert_state(&siege, "after all", served);
+}
+
+fn repairs(agent: &Agent) -> f64 {
+    let page = agent.admin("/metrics").unwrap().text();
+    let samples = page.lines().filter(|line| line.starts_with("rolegate_redirect_repairs_total{"));
+    samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// P5: the whole agent; rules and routes are mended within a tenth of a second, so there are many.
+#[test]
+fn agent_with_policy_routing_that_is_tampered_with_lets_nothing_through() {
+    let damages = [
+        "ip rule del pref 4; ip -6 rule del pref 4",
+        "ip rule del pref 3; ip -6 rule del pref 3",
+        "ip route flush table 43518; ip -6 route flush table 43518",
+        "ip rule del pref 4; ip rule del pref 3",
+        "nft delete table inet rolegate",
+    ];
+    let test = "agent_with_policy_routing_that_is_tampered_with_lets_nothing_through";
+    tampered_with(test, Capture::Route, 100, &damages);
+}
+
+/// P5: the whole agent; changes of tables are looked at twice a second.
+#[test]
+fn agent_with_iptables_that_is_tampered_with_lets_nothing_through() {
+    let damages = [
+        "ip rule del pref 4; ip -6 rule del pref 4",
+        "nft delete table inet rolegate",
+        "iptables-nft -w -t nat -F; ip6tables-nft -w -t nat -F",
+        "nft flush ruleset",
+    ];
+    let test = "agent_with_iptables_that_is_tampered_with_lets_nothing_through";
+    tampered_with(test, Capture::IptablesNft, 32, &damages);
+}
+
 /// P1, P2, P3, P8: iptables on a node whose rules are in nf_tables.
 #[test]
 fn nothing_opens_a_node_with_nft_rules() {
