@@ -67,16 +67,47 @@ impl Capture {
         }
     }
 
-    /// The usual flags of an agent, with this capture.
+    /// A node that nobody has hardened, as an instance is unless somebody does: whatever gets out gets the node's
+    /// credentials. Nothing after the word on why the test is skipped.
+    ///
+    /// # Panics
+    /// When a part of it cannot be started.
     #[must_use]
-    pub fn flags(self, world: &World) -> Vec<String> {
-        let mut flags = world.usual_flags();
-        flags.retain(|flag| flag != "--iptables" && !flag.starts_with("--redirect"));
-        flags.push(match self {
-            Self::IptablesNft | Self::IptablesLegacy => "--redirect=iptables".into(),
-            Self::Route => "--redirect=route".into(),
-        });
-        flags
+    pub fn world(self, test: &str) -> Option<World> {
+        let imds = ImdsConfig { hop_limit: 64, ..ImdsConfig::default() };
+        let world = World::for_test(test, &Options { backend: self.backend(), imds, ..Options::default() })?;
+        self.prepare(&world).unwrap_or_else(|error| panic!("{test}: {error:#}"));
+        Some(world)
+    }
+
+    fn prepare(self, world: &World) -> Result<()> {
+        for family in ["iptables", "ip6tables"] {
+            let program = format!("{family}-{} -w {CANARY}", self.backend().suffix());
+            world.topology.node().run("sh", &["-c", &program])?;
+        }
+        world.namespace("default", &["MyPodRole"])
+    }
+
+    /// An agent that redirects in this way, with these flags besides, and is ready.
+    ///
+    /// # Errors
+    /// When it does not become ready; the error has its log.
+    pub fn agent(self, world: &World, flags: &[&str]) -> Result<Agent> {
+        let agent = self.start_agent(world, flags)?;
+        agent.ready()?;
+        Ok(agent)
+    }
+
+    /// As [`Capture::agent`], without waiting.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_agent(self, world: &World, flags: &[&str]) -> Result<Agent> {
+        let mut all = world.usual_flags();
+        all.retain(|flag| flag != "--iptables" && !flag.starts_with("--redirect"));
+        let redirect = if self == Self::Route { "--redirect=route" } else { "--redirect=iptables" };
+        all.extend(std::iter::once(redirect).chain(flags.iter().copied()).map(str::to_owned));
+        Agent::start(world.topology.node(), &all, &world.environment())
     }
 }
 
@@ -90,19 +121,12 @@ impl Siege {
     /// When a part of it cannot be started.
     #[must_use]
     pub fn for_test(test: &str, capture: Capture) -> Option<Self> {
-        let imds = ImdsConfig { hop_limit: 64, ..ImdsConfig::default() };
-        let options = Options { backend: capture.backend(), imds, ..Options::default() };
-        let world = World::for_test(test, &options)?;
+        let world = capture.world(test)?;
         Some(Self::begin(world, capture).unwrap_or_else(|error| panic!("{test}: {error:#}")))
     }
 
     fn begin(world: World, capture: Capture) -> Result<Self> {
         world.node_asks();
-        world.namespace("default", &["MyPodRole"])?;
-        for family in ["iptables", "ip6tables"] {
-            let program = format!("{family}-{}", capture.backend().suffix());
-            world.topology.node().run("sh", &["-c", &format!("{program} -w {CANARY}")])?;
-        }
         let pods = vec![
             world.pod("default", "routed", |pod| pod.role("MyPodRole"))?,
             world.bridged_pod("default", "bridged", |pod| pod.role("MyPodRole"))?,
@@ -118,24 +142,12 @@ impl Siege {
         Ok(siege)
     }
 
-    /// An agent that redirects in this way, with these flags besides, and is ready.
+    /// As [`Capture::agent`].
     ///
     /// # Errors
     /// When it does not become ready; the error has its log.
     pub fn agent(&self, flags: &[&str]) -> Result<Agent> {
-        let agent = self.start_agent(flags)?;
-        agent.ready()?;
-        Ok(agent)
-    }
-
-    /// As [`Siege::agent`], without waiting.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn start_agent(&self, flags: &[&str]) -> Result<Agent> {
-        let mut all = self.capture.flags(&self.world);
-        all.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        Agent::start(self.world.topology.node(), &all, &self.world.environment())
+        self.capture.agent(&self.world, flags)
     }
 
     /// From now on nothing of the node's may reach a pod, nor a pod's request the real service.

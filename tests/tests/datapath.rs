@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use rolegate_tests::agent::{Agent, run_to_end};
 use rolegate_tests::http::{Client, Connection};
-use rolegate_tests::imds::{ImdsConfig, NODE_MARKER};
+use rolegate_tests::imds::{ImdsConfig, NODE_MARKER, Request};
+use rolegate_tests::siege::Capture;
 use rolegate_tests::topology::{Backend, NODE_V4, imds_v4, imds_v6};
 use rolegate_tests::traffic::{Got, Traffic};
 use rolegate_tests::world::{NODE_ROLE, Options, RunningPod, World};
@@ -110,43 +111,87 @@ fn legacy_rules_are_mended_without_a_leak() {
     rules_are_mended_without_a_leak("legacy_rules_are_mended_without_a_leak", Backend::Legacy);
 }
 
-/// K24: connections that are older than the rules are forgotten with their conntrack entries.
+/// Makes connection tracking a part of the node's firewall, as kube-proxy does, and takes or leaves its translation of sources: a
+/// node whose pods have addresses of the VPC forwards an answer under way as it is.
+fn prepare_tracking(world: &World, backend: Backend, translates: bool) {
+    for family in ["iptables", "ip6tables"] {
+        iptables(world, backend, family, "-A FORWARD -m conntrack --ctstate INVALID -j DROP");
+        if !translates {
+            iptables(world, backend, family, "-t nat -F POSTROUTING");
+        }
+    }
+}
+
+/// Nothing of what a pod asked the real service before the agent's start arrives after it.
+fn older_connections_bring_nothing(test: &str, capture: Capture, translates: bool) {
+    let Some(world) = capture.world(test) else { return };
+    prepare_tracking(&world, capture.backend(), translates);
+    let pods = [
+        world.pod("default", "routed", |pod| pod).unwrap(),
+        world.bridged_pod("default", "bridged", |pod| pod).unwrap(),
+    ];
+    let ways: Vec<_> = pods.iter().flat_map(|pod| [(pod, imds_v4()), (pod, imds_v6())]).collect();
+    let ask =
+        |pod: &RunningPod, to| Client::new(pod.net.ns(), to).bytes("GET", &format!("{LIST}{NODE_ROLE}"), &[]);
+    let open =
+        |pod: &RunningPod, to| Connection::new(pod.net.ns().connect(to, Duration::from_secs(3)).unwrap());
+    let mut unused: Vec<_> = ways.iter().map(|(pod, to)| open(pod, *to)).collect();
+    // Asked before, answered after.
+    let services = [world.imds(), world.imds_v6()];
+    services.iter().for_each(|imds| imds.faults().hold(true));
+    let mut asked: Vec<_> = ways
+        .iter()
+        .map(|(pod, to)| {
+            let mut connection = open(pod, *to);
+            connection.send(&ask(pod, *to)).unwrap();
+            connection
+        })
+        .collect();
+    for imds in services {
+        let both = |seen: &[Request]| seen.iter().filter(|request| request.is_sensitive()).count() == 2;
+        imds.wait(Duration::from_secs(10), both).unwrap();
+        imds.faults().hold(false);
+    }
+    let tracked = world.topology.node().run("conntrack", &["-L", "-d", "169.254.169.254"]).unwrap();
+    assert!(tracked.contains("ESTABLISHED"), "connections are tracked: {tracked}");
+
+    let agent = capture.start_agent(&world, &[]).unwrap();
+    agent.wait_for_line("redirect in force", |line| line.text.contains("redirect in force")).unwrap();
+    let start = Instant::now();
+    agent.ready().unwrap();
+    services.iter().for_each(|imds| imds.faults().release());
+    for ((connection, asked), (pod, to)) in unused.iter_mut().zip(&mut asked).zip(&ways) {
+        let way = format!("{capture:?}, translates {translates}, {} to {to}", pod.net.host_link());
+        let answer = asked.read(false);
+        assert!(answer.is_err(), "{way}: the answer under way arrived: {}", answer.unwrap().status);
+        assert!(connection.exchange(&ask(pod, *to)).is_err(), "{way}");
+    }
+    assert!(world.leaks(start).is_empty(), "{capture:?}: {:?}", world.leaks(start));
+    // What is opened anew is captured.
+    assert_eq!(pods[0].imds().get(LIST).unwrap().status, 404, "a pod without a role");
+}
+
+/// K24, P6: connections that are older than the rules are forgotten with their conntrack entries.
 #[test]
 fn connection_older_than_the_agent_brings_nothing_any_more() {
-    let test = "connection_older_than_the_agent_brings_nothing_any_more";
-    // A node that translates no sources (pods with addresses of the VPC) forwards the answer under way as it is.
-    for (backend, translates) in [(Backend::Nft, true), (Backend::Nft, false), (Backend::Legacy, false)] {
-        let Some(world) = open_world(test, backend) else { return };
-        if !translates {
-            iptables(&world, backend, "iptables", "-t nat -F POSTROUTING");
-            iptables(&world, backend, "ip6tables", "-t nat -F POSTROUTING");
-        }
-        let pod = world.pod("default", "old", |pod| pod).unwrap();
-        let ask = |to| Client::new(pod.net.ns(), to).bytes("GET", &format!("{LIST}{NODE_ROLE}"), &[]);
-        let open = |to| Connection::new(pod.net.ns().connect(to, Duration::from_secs(6)).unwrap());
-        let mut unused = [imds_v4(), imds_v6()].map(open);
-        // Asked before, answered after.
-        world.imds().faults().hold(true);
-        let mut asked = open(imds_v4());
-        asked.send(&ask(imds_v4())).unwrap();
-        world
-            .imds()
-            .wait(Duration::from_secs(10), |seen| seen.iter().any(|request| request.is_sensitive()))
-            .unwrap();
-        world.imds().faults().hold(false);
+    for capture in Capture::ALL {
+        older_connections_bring_nothing(
+            "connection_older_than_the_agent_brings_nothing_any_more",
+            capture,
+            true,
+        );
+    }
+}
 
-        let agent = world.start_agent(&[]).unwrap();
-        agent.wait_for_line("redirect in force", |line| line.text.contains("redirect in force")).unwrap();
-        let start = Instant::now();
-        agent.ready().unwrap();
-        for (connection, to) in unused.iter_mut().zip([imds_v4(), imds_v6()]) {
-            assert!(connection.exchange(&ask(to)).is_err(), "{backend:?} {to}");
-        }
-        world.imds().faults().release();
-        assert!(asked.read(false).is_err(), "{backend:?}: the answer under way arrived");
-        assert!(world.leaks(start).is_empty(), "{backend:?}: {:?}", world.leaks(start));
-        // What is opened anew is captured.
-        assert_eq!(pod.imds().get(LIST).unwrap().status, 404, "a pod without a role");
+/// K24, P6: the same where an answer under way reaches the pod by plain forwarding.
+#[test]
+fn connection_older_than_the_agent_brings_nothing_where_sources_are_not_translated() {
+    for capture in Capture::ALL {
+        older_connections_bring_nothing(
+            "connection_older_than_the_agent_brings_nothing_where_sources_are_not_translated",
+            capture,
+            false,
+        );
     }
 }
 
