@@ -160,12 +160,16 @@ fn older_connections_bring_nothing(test: &str, capture: Capture, translates: boo
     let start = Instant::now();
     agent.ready().unwrap();
     services.iter().for_each(|imds| imds.faults().release());
-    for ((connection, asked), (pod, to)) in unused.iter_mut().zip(&mut asked).zip(&ways) {
-        let way = format!("{capture:?}, translates {translates}, {} to {to}", pod.net.host_link());
-        let answer = asked.read(false);
-        assert!(answer.is_err(), "{way}: the answer under way arrived: {}", answer.unwrap().status);
-        assert!(connection.exchange(&ask(pod, *to)).is_err(), "{way}");
-    }
+    std::thread::scope(|scope| {
+        for ((connection, asked), (pod, to)) in unused.iter_mut().zip(&mut asked).zip(&ways) {
+            let way = format!("{capture:?}, translates {translates}, {} to {to}", pod.net.host_link());
+            scope.spawn(move || {
+                let answer = asked.read(false);
+                assert!(answer.is_err(), "{way}: the answer under way arrived: {answer:?}");
+                assert!(connection.exchange(&ask(pod, *to)).is_err(), "{way}");
+            });
+        }
+    });
     assert!(world.leaks(start).is_empty(), "{capture:?}: {:?}", world.leaks(start));
     // What is opened anew is captured.
     assert_eq!(pods[0].imds().get(LIST).unwrap().status, 404, "a pod without a role");
