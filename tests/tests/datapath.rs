@@ -299,47 +299,6 @@ fn no_other_port_of_the_address_is_reached() {
 }
 
 #[test]
-fn cleanup_removes_what_is_ours_and_nothing_else() {
-    for backend in BACKENDS {
-        let test = "cleanup_removes_what_is_ours_and_nothing_else";
-        let Some(world) = open_world(test, backend) else { return };
-        for family in ["iptables", "ip6tables"] {
-            iptables(&world, backend, family, "-t nat -A PREROUTING -p tcp --dport 9 -j RETURN");
-            iptables(&world, backend, family, "-A FORWARD -p udp --dport 9 -j DROP");
-        }
-        let before = world.topology.rules(backend).unwrap();
-        let agent = world.agent(&[]).unwrap();
-        assert_ne!(world.topology.rules(backend).unwrap(), before);
-        agent.kill9().unwrap();
-        let cleanup = |args: &[&str]| {
-            let output = run_to_end(Some(world.topology.node()), args).unwrap();
-            assert!(output.status.success(), "{output:?}");
-            String::from_utf8(output.stdout).unwrap()
-        };
-        let said: serde_json::Value =
-            serde_json::from_str(&cleanup(&["cleanup", "--output", "json"])).unwrap();
-        assert_eq!(said["errors"].as_array().unwrap().len(), 0, "{said}");
-        assert!(!said["removed"].as_array().unwrap().is_empty(), "{said}");
-        // Our own word, so that an empty difference is not an empty dump.
-        assert!(before.iter().any(|rule| rule.contains("--dport 9")), "{before:?}");
-        assert_eq!(own_tables(&world, backend), own_tables_of(&before), "{backend:?}");
-        assert!(cleanup(&["cleanup"]).contains("nothing of rolegate's was found"));
-    }
-}
-
-fn own_tables(world: &World, backend: Backend) -> Vec<String> {
-    own_tables_of(&world.topology.rules(backend).unwrap())
-}
-
-/// Rules and chains in their order: a built-in table that came into being empty is no difference.
-fn own_tables_of(rules: &[String]) -> Vec<String> {
-    let builtin = |rule: &str| {
-        rule.contains(" *") || rule.ends_with(" COMMIT") || rule.ends_with(" ACCEPT") && rule.contains(" :")
-    };
-    rules.iter().filter(|rule| !builtin(rule)).cloned().collect()
-}
-
-#[test]
 fn processes_of_the_host_still_reach_the_real_service() {
     let Some(world) = open_world("processes_of_the_host_still_reach_the_real_service", Backend::Nft) else {
         return;
