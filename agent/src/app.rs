@@ -4,6 +4,7 @@ mod cleanup;
 mod guard;
 mod late_source;
 mod learn;
+mod privileges;
 mod process;
 mod sockets;
 mod store;
@@ -43,6 +44,7 @@ pub use cleanup::cleanup;
 pub use guard::guard;
 use late_source::LateSource;
 use learn::Learner;
+use privileges::Privileges;
 pub use process::forbid_dumps;
 use sockets::Sockets;
 use uncaptured::Uncaptured;
@@ -79,18 +81,21 @@ pub struct Prepared {
     sockets: Sockets,
 }
 
-/// Sets logging up and opens every socket.
+/// Sets logging up, opens every socket, and gives up the rights that were for that. Starts no thread before.
 ///
 /// # Errors
-/// When a port is taken: the error names it.
+/// When a capability is missing or a port is taken: the error names it.
 pub fn prepare(config: Config) -> anyhow::Result<Prepared> {
     let registry = Registry::new();
     let telemetry = Telemetry::init(&config.log, &registry)?;
     process::log_panics();
+    let privileges = Privileges::check(&config)?;
     process::announce(&config);
     let descriptors = process::raise_descriptor_limit();
     process::install_crypto_provider();
     let sockets = Sockets::open(&config)?;
+    privileges.give_up_the_rest()?;
+    telemetry.start()?;
     Ok(Prepared { config, registry, telemetry, descriptors, sockets })
 }
 

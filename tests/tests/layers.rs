@@ -39,6 +39,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("moka", &["credentials::broker"]),
     // Socket options; why accepting failed; limits and flags of the process; how the key's file is opened.
     ("nix", &["server", "accept", "app::process", "imds::token::key_file"]),
+    // Capabilities: nix has none of them.
+    ("rustix", &["app::privileges"]),
     ("socket2", &["server::rest"]),
     ("rtnetlink", &["redirect"]),
     ("tracing_subscriber", &["telemetry"]),
