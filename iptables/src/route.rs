@@ -64,14 +64,14 @@ impl Route {
         Rule { preference: self.preference + 1, to: Some(family.imds()), from_host: false, action }
     }
 
-    /// Makes route and rule what they should be where they are not, and looks again. `true`: something was written.
-    /// `before_write` is told beforehand; it is not called while all is right.
+    /// Makes route and rule what they should be where they are not, and looks again. `true`: something was written. A family
+    /// that is switched off is left to the guard. `before_write` is told beforehand; it is not called while all is right.
     ///
     /// # Errors
     /// When the kernel cannot be asked or refuses, or what was written does not stay.
     pub async fn reconcile(&self, before_write: &(dyn Fn() + Sync)) -> Result<bool, LinkError> {
         let mut changed = false;
-        for family in families() {
+        for family in families().filter(|family| family.is_on()) {
             if self.is_right(family).await? {
                 continue;
             }

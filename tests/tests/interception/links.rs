@@ -40,9 +40,8 @@ fn rename_bridge(siege: &Siege, port: &str, from: &str, to: &str) {
 }
 
 fn assert_captured(siege: &Siege, agent: &Agent, what: &str) {
-    let all = siege
-        .everybody_gets(2, |got| matches!(got, Got::Status(_)))
-        .and_then(|()| siege.nothing_leaked());
+    let all =
+        siege.everybody_gets(2, |got| matches!(got, Got::Status(_))).and_then(|()| siege.nothing_leaked());
     all.unwrap_or_else(|error| panic!("{what}: {error:#}\n{}", agent.log()));
 }
 
@@ -82,10 +81,6 @@ fn no_name_of_an_interface_matters_under_policy_routing() {
 #[test]
 fn no_name_of_an_interface_matters_under_iptables() {
     for flags in [&[][..], &["--host-interface=!eth0"]] {
-        names_change_nothing(
-            "no_name_of_an_interface_matters_under_iptables",
-            Capture::IptablesNft,
-            flags,
-        );
+        names_change_nothing("no_name_of_an_interface_matters_under_iptables", Capture::IptablesNft, flags);
     }
 }

@@ -44,9 +44,8 @@ fn apply(world: &World, interface: &str, policy: Policy) {
 fn lift(world: &World) {
     for chain in ["INPUT", "FORWARD"] {
         for (program, _) in FAMILIES {
-            let script = format!(
-                "{program} -w -S {chain} | grep -e '-i ' | sed 's/^-A/{program} -w -D/' | sh -e"
-            );
+            let script =
+                format!("{program} -w -S {chain} | grep -e '-i ' | sed 's/^-A/{program} -w -D/' | sh -e");
             world.topology.node().run("sh", &["-c", &script]).unwrap();
         }
     }

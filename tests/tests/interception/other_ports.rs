@@ -90,7 +90,8 @@ impl Everywhere {
                         for connection in listener.incoming() {
                             counted.fetch_add(1, Ordering::SeqCst);
                             // Whoever asked may have gone.
-                            let _ = connection.and_then(|mut connection| connection.write_all(name.as_bytes()));
+                            let _ =
+                                connection.and_then(|mut connection| connection.write_all(name.as_bytes()));
                         }
                     });
                 }
