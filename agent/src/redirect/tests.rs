@@ -104,6 +104,7 @@ fn rules_stand_before_anything_else_are_mended_and_outlive_the_task() {
     });
 }
 
+/// P4: what becomes of the rules in nf_tables is seen by the kernel's word.
 #[test]
 fn rules_that_others_change_are_mended_without_being_told() {
     in_netns("rules_that_others_change_are_mended_without_being_told", || async {
@@ -203,6 +204,7 @@ fn beside_the_operators_own_redirect_stand_the_guards() {
     });
 }
 
+/// P4: what becomes of the guards is seen by the kernel's word.
 #[test]
 fn guards_that_others_take_away_are_mended_without_being_told() {
     in_netns("guards_that_others_take_away_are_mended_without_being_told", || async {
@@ -260,6 +262,17 @@ fn policy_routing_that_others_take_away_is_mended_without_being_told() {
         };
         tokio::join!(task, story).0.expect("ended as told");
     });
+}
+
+/// P4: where the kernel says nothing, the next look is five seconds off at most, whatever was asked for.
+#[test]
+fn legacy_tables_are_looked_at_every_five_seconds_at_least() {
+    let every = |asked| {
+        let (_, redirect) = redirect(&config::Redirect { reconcile_every: asked, ..config("auto") });
+        redirect.look_every
+    };
+    assert_eq!(every(Duration::from_secs(3_600)), Duration::from_secs(5));
+    assert_eq!(every(Duration::from_secs(1)), Duration::from_secs(1));
 }
 
 #[test]
