@@ -21,6 +21,7 @@ use tracing::{error, info, warn};
 use crate::accept::AcceptErrors;
 use crate::admin::{Admin, DebugPages, Health, Scope};
 use crate::cluster::Snapshot;
+use crate::cluster::own_node::OwnNode;
 use crate::cluster::watch::{Watch, WatchGates};
 use crate::config::Config;
 use crate::credentials::Broker;
@@ -168,6 +169,7 @@ fn start_wires(base: &Base, supervisor: &mut Supervisor) -> Wires {
         &base.registry,
     );
     let node = watch.node();
+    start_own_node(base, node.clone(), supervisor);
     let shutdown = supervisor.shutdown();
     supervisor.spawn("kubernetes-watch", async move {
         watch.run(shutdown).await;
@@ -203,6 +205,18 @@ fn start_wires(base: &Base, supervisor: &mut Supervisor) -> Wires {
     };
     supervisor.spawn("node-identity", learner.run(supervisor.shutdown()));
     Wires { snapshots, addresses: start_addresses(supervisor), policy, broker, upstream }
+}
+
+/// Nothing is asked of the Node unless told to.
+fn start_own_node(base: &Base, node: watch::Receiver<Option<String>>, supervisor: &mut Supervisor) {
+    let kubernetes = &base.config.kubernetes;
+    let Some(taint) = kubernetes.startup_taint.clone() else { return };
+    let own_node = OwnNode::new(kubernetes.clone(), taint, base.clock.clone(), &base.registry);
+    let (gates, shutdown) = (base.gates.clone(), supervisor.shutdown());
+    supervisor.spawn("own-node", async move {
+        own_node.run(node, gates, shutdown).await;
+        Ok(())
+    });
 }
 
 fn start_addresses(supervisor: &mut Supervisor) -> watch::Receiver<Arc<HashSet<PodIp>>> {

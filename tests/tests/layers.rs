@@ -29,7 +29,8 @@ const ROWS: &[&[&str]] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("hyper", &["server", "imds", "admin", "app::uncaptured"]),
     ("hyper_util", &["server", "imds", "admin"]),
-    ("kube", &["cluster::watch"]),
+    // The client, its requests and answers; who makes them: the watches, and what the Node is told.
+    ("kube", &["cluster::client", "cluster::answer", "cluster::watch", "cluster::own_node"]),
     ("k8s_openapi", &["cluster::watch"]),
     ("aws_config", &["credentials::assume_role"]),
     ("aws_credential_types", &["credentials::assume_role"]),
