@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rolegate_tests::agent::{Agent, run_to_end};
+use rolegate_tests::agent::Agent;
 use rolegate_tests::http::{Client, Connection};
-use rolegate_tests::imds::{ImdsConfig, NODE_MARKER, Request};
+use rolegate_tests::imds::{ImdsConfig, Request};
 use rolegate_tests::siege::Capture;
 use rolegate_tests::topology::{Backend, NODE_V4, imds_v4, imds_v6};
 use rolegate_tests::traffic::{Got, Traffic};
@@ -279,36 +279,6 @@ fn changed_port_or_address_leaves_no_rule_to_the_old_one() {
             assert_eq!(targets(&world, backend), wanted.into(), "{backend:?}");
             assert_sealed(&world, &traffic, start, &agent);
         }
-    }
-}
-
-#[test]
-fn no_other_port_of_the_address_is_reached() {
-    let Some(world) = open_world("no_other_port_of_the_address_is_reached", Backend::Nft) else { return };
-    let pod = world.pod("default", "pod", |pod| pod.role("MyPodRole")).unwrap();
-    for mut to in [imds_v4(), imds_v6()] {
-        to.set_port(8080);
-        let _other = world.topology.world().listen(to).unwrap();
-        let connect = |patience| pod.net.ns().connect(to, Duration::from_secs(patience));
-        assert!(connect(5).is_ok(), "{to}: without an agent");
-        let agent = world.agent(&[]).unwrap();
-        assert!(connect(1).is_err(), "{to}: {}", agent.log());
-        agent.kill9().unwrap();
-        run_to_end(Some(world.topology.node()), &["cleanup"]).unwrap();
-    }
-}
-
-#[test]
-fn processes_of_the_host_still_reach_the_real_service() {
-    let Some(world) = open_world("processes_of_the_host_still_reach_the_real_service", Backend::Nft) else {
-        return;
-    };
-    world.node_asks();
-    let _agent = world.agent(&[]).unwrap();
-    let node = world.topology.node();
-    for to in [imds_v4(), imds_v6()] {
-        let answer = Client::new(node, to).get(&format!("{LIST}{NODE_ROLE}")).unwrap();
-        assert!(answer.text().contains(NODE_MARKER), "{to}: {} {}", answer.status, answer.text());
     }
 }
 

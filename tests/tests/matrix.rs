@@ -172,13 +172,13 @@ fn agent_with_iptables_that_is_tampered_with_lets_nothing_through() {
     tampered_with(test, Capture::IptablesNft, 32, &damages);
 }
 
-/// P1, P2, P3, P8: iptables on a node whose rules are in nf_tables.
+/// K7, K24, P1, P2, P3, P8: iptables on a node whose rules are in nf_tables.
 #[test]
 fn nothing_opens_a_node_with_nft_rules() {
     every_cell("nothing_opens_a_node_with_nft_rules", Capture::IptablesNft);
 }
 
-/// P1, P2, P3, P8: iptables on a node whose rules are in x_tables.
+/// K7, K24, P1, P2, P3, P8: iptables on a node whose rules are in x_tables.
 #[test]
 fn nothing_opens_a_node_with_legacy_rules() {
     every_cell("nothing_opens_a_node_with_legacy_rules", Capture::IptablesLegacy);
