@@ -26,7 +26,7 @@ use rtnetlink::{Handle, RouteMessageBuilder};
 
 use crate::family::{Family, IMDS_PORT};
 use crate::links::{LinkError, ask};
-use crate::rules::{self, Action, Rule, families};
+use crate::rules::{self, Action, Rule, families, tolerate};
 
 /// The table's number where nothing else is asked for: the address's last two bytes, and no CNI's.
 pub const DEFAULT_TABLE: u32 = 43_518;
@@ -79,6 +79,11 @@ impl Route {
             changed = true;
             // The route first: a rule that leads to an empty table leads on, to the prohibition.
             self.add_route(family).await?;
+            let (ours, others): (Vec<_>, Vec<_>) =
+                self.routes(family).await?.into_iter().partition(|route| self.is_ours(route, family));
+            for spare in others.into_iter().chain(ours.into_iter().skip(1)) {
+                delete(spare).await?;
+            }
             rules::make(&[self.rule(family)], family).await?;
             if !self.is_right(family).await? {
                 return Err(LinkError::NotHeld);
@@ -96,15 +101,19 @@ impl Route {
         for family in families() {
             any |= rules::remove(&[self.rule(family)], family).await?;
             for route in self.routes(family).await? {
-                ask(|handle: Handle| async move { handle.route().del(route).execute().await }).await?;
-                any = true;
+                if self.is_ours(&route, family) {
+                    delete(route).await?;
+                    any = true;
+                }
             }
         }
         Ok(any)
     }
 
     async fn is_right(self, family: Family) -> Result<bool, LinkError> {
-        Ok(self.routes(family).await?.len() == 1 && rules::are_there(&[self.rule(family)], family).await?)
+        let routes = self.routes(family).await?;
+        let alone = matches!(routes.as_slice(), [route] if self.is_ours(route, family));
+        Ok(alone && rules::are_there(&[self.rule(family)], family).await?)
     }
 
     async fn add_route(self, family: Family) -> Result<(), LinkError> {
@@ -119,7 +128,7 @@ impl Route {
         ask(|handle: Handle| async move { handle.route().add(route).replace().execute().await }).await
     }
 
-    /// Our route, as the kernel has it: once, or not at all.
+    /// The routes of our table to the metadata service: ours, and what others put in front of it or behind.
     async fn routes(self, family: Family) -> Result<Vec<RouteMessage>, LinkError> {
         let wanted = match family {
             Family::V4 => RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
@@ -128,10 +137,10 @@ impl Route {
         let all: Vec<RouteMessage> =
             ask(|handle: Handle| async move { handle.route().get(wanted).execute().try_collect().await })
                 .await?;
-        Ok(all.into_iter().filter(|route| self.is_ours(route, family)).collect())
+        Ok(all.into_iter().filter(|route| self.leads_to_imds(route, family)).collect())
     }
 
-    fn is_ours(self, route: &RouteMessage, family: Family) -> bool {
+    fn leads_to_imds(self, route: &RouteMessage, family: Family) -> bool {
         let header = &route.header;
         let has = |wanted: &dyn Fn(&RouteAttribute) -> bool| route.attributes.iter().any(wanted);
         let destination = match family.imds() {
@@ -141,11 +150,22 @@ impl Route {
         let table = has(&|attribute| *attribute == RouteAttribute::Table(self.table))
             || u32::from(header.table) == self.table && header.table != RouteHeader::RT_TABLE_UNSPEC;
         table
-            && header.kind == RouteType::Local
             && header.destination_prefix_length == if family == Family::V4 { 32 } else { 128 }
             && has(&|attribute| *attribute == RouteAttribute::Destination(destination.clone()))
-            && has(&|attribute| *attribute == RouteAttribute::Oif(LO))
     }
+
+    fn is_ours(self, route: &RouteMessage, family: Family) -> bool {
+        self.leads_to_imds(route, family)
+            && route.header.kind == RouteType::Local
+            && route.header.tos == 0
+            && route.attributes.contains(&RouteAttribute::Oif(LO))
+    }
+}
+
+/// One that is not there any more is gone already.
+async fn delete(route: RouteMessage) -> Result<(), LinkError> {
+    let deleted = ask(|handle: Handle| async move { handle.route().del(route).execute().await });
+    tolerate(deleted.await, libc::ESRCH)
 }
 
 /// Listens on the metadata service's own address and port, which is no address of the host.
