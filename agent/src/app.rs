@@ -36,7 +36,7 @@ use crate::metrics::Registry;
 use crate::policy::Policy;
 use crate::prefetch::{self, Complaints};
 use crate::ready::Gates;
-use crate::redirect::Redirect;
+use crate::redirect::{Choice, Redirect};
 use crate::server::{Listeners, Server};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Telemetry;
@@ -122,7 +122,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
         instance_id: Arc::default(),
     };
 
-    let redirect = start_redirect(&base).await?;
+    let redirect = start_redirect(&base, sockets.choice).await?;
     let wires = start_wires(&base, &mut supervisor);
     start_redirect_task(redirect, &wires, &mut supervisor);
     start_prefetch(&base, &wires, &mut supervisor);
@@ -148,10 +148,10 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
 }
 
 /// The rule goes in before anything is waited for: until the agent is ready it refuses, and never lets through.
-async fn start_redirect(base: &Base) -> anyhow::Result<Redirect> {
+async fn start_redirect(base: &Base, choice: Choice) -> anyhow::Result<Redirect> {
     let gate = base.gates.add("redirect", "not installed yet");
     let config = &base.config;
-    let mut redirect = Redirect::new(&config.redirect, config.server.app_port, gate, &base.registry)?;
+    let mut redirect = Redirect::new(&config.redirect, choice, config.server.app_port, gate, &base.registry)?;
     if let Err(error) = redirect.install_once().await {
         error!(%error, "the redirect could not be installed; it is tried again");
     }

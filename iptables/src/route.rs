@@ -15,7 +15,7 @@ use std::os::fd::AsRawFd;
 
 use futures::TryStreamExt;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, listen, setsockopt, socket,
@@ -26,10 +26,13 @@ use rtnetlink::{Handle, RouteMessageBuilder};
 
 use crate::family::{Family, IMDS_PORT};
 use crate::links::{LinkError, ask};
-use crate::rules::{self, Action, Rule, families, tolerate};
+use crate::rules::{self, Action, Rule, families};
 
 /// The table's number where nothing else is asked for: the address's last two bytes, and no CNI's.
 pub const DEFAULT_TABLE: u32 = 43_518;
+
+/// The table of the host's own addresses (`RT_TABLE_LOCAL`, linux/rtnetlink.h).
+const RT_TABLE_LOCAL: u32 = 255;
 
 /// The loopback device's index in every network namespace (`LOOPBACK_IFINDEX`, net/flow.h).
 const LO: u32 = 1;
@@ -79,12 +82,15 @@ impl Route {
             changed = true;
             // The route first: a rule that leads to an empty table leads on, to the prohibition.
             self.add_route(family).await?;
-            let (ours, others): (Vec<_>, Vec<_>) =
-                self.routes(family).await?.into_iter().partition(|route| self.is_ours(route, family));
-            for spare in others.into_iter().chain(ours.into_iter().skip(1)) {
-                delete(spare).await?;
-            }
             rules::make(&[self.rule(family)], family).await?;
+            let mut found = false;
+            for route in self.routes(family).await? {
+                if self.is_right_one(&route, family) && !found {
+                    found = true;
+                } else {
+                    delete(route).await?;
+                }
+            }
             if !self.is_right(family).await? {
                 return Err(LinkError::NotHeld);
             }
@@ -92,7 +98,7 @@ impl Route {
         Ok(changed)
     }
 
-    /// Takes both away. `false`: there was neither.
+    /// Takes both away, whatever numbers they were made with. `false`: there was neither.
     ///
     /// # Errors
     /// When the kernel cannot be asked or refuses.
@@ -100,11 +106,9 @@ impl Route {
         let mut any = false;
         for family in families() {
             any |= rules::remove(&[self.rule(family)], family).await?;
-            for route in self.routes(family).await? {
-                if self.is_ours(&route, family) {
-                    delete(route).await?;
-                    any = true;
-                }
+            for route in self.routes(family).await?.into_iter().filter(|route| is_ours(route, family)) {
+                delete(route).await?;
+                any = true;
             }
         }
         Ok(any)
@@ -112,8 +116,8 @@ impl Route {
 
     async fn is_right(self, family: Family) -> Result<bool, LinkError> {
         let routes = self.routes(family).await?;
-        let alone = matches!(routes.as_slice(), [route] if self.is_ours(route, family));
-        Ok(alone && rules::are_there(&[self.rule(family)], family).await?)
+        let right = matches!(routes.as_slice(), [route] if self.is_right_one(route, family));
+        Ok(right && rules::are_there(&[self.rule(family)], family).await?)
     }
 
     async fn add_route(self, family: Family) -> Result<(), LinkError> {
@@ -128,7 +132,8 @@ impl Route {
         ask(|handle: Handle| async move { handle.route().add(route).replace().execute().await }).await
     }
 
-    /// The routes of our table to the metadata service: ours, and what others put in front of it or behind.
+    /// Our route, as the kernel has it, those in other tables that an earlier start made, and what others put in front of it
+    /// or behind.
     async fn routes(self, family: Family) -> Result<Vec<RouteMessage>, LinkError> {
         let wanted = match family {
             Family::V4 => RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
@@ -137,35 +142,50 @@ impl Route {
         let all: Vec<RouteMessage> =
             ask(|handle: Handle| async move { handle.route().get(wanted).execute().try_collect().await })
                 .await?;
-        Ok(all.into_iter().filter(|route| self.leads_to_imds(route, family)).collect())
-    }
-
-    fn leads_to_imds(self, route: &RouteMessage, family: Family) -> bool {
-        let header = &route.header;
-        let has = |wanted: &dyn Fn(&RouteAttribute) -> bool| route.attributes.iter().any(wanted);
-        let destination = match family.imds() {
-            IpAddr::V4(v4) => RouteAddress::Inet(v4),
-            IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+        let concerns = |route: &RouteMessage| {
+            is_ours(route, family) || table(route) == self.table && leads_to_imds(route, family)
         };
-        let table = has(&|attribute| *attribute == RouteAttribute::Table(self.table))
-            || u32::from(header.table) == self.table && header.table != RouteHeader::RT_TABLE_UNSPEC;
-        table
-            && header.destination_prefix_length == if family == Family::V4 { 32 } else { 128 }
-            && has(&|attribute| *attribute == RouteAttribute::Destination(destination.clone()))
+        Ok(all.into_iter().filter(concerns).collect())
     }
 
-    fn is_ours(self, route: &RouteMessage, family: Family) -> bool {
-        self.leads_to_imds(route, family)
-            && route.header.kind == RouteType::Local
-            && route.header.tos == 0
-            && route.attributes.contains(&RouteAttribute::Oif(LO))
+    fn is_right_one(self, route: &RouteMessage, family: Family) -> bool {
+        table(route) == self.table && is_ours(route, family)
     }
 }
 
 /// One that is not there any more is gone already.
 async fn delete(route: RouteMessage) -> Result<(), LinkError> {
     let deleted = ask(|handle: Handle| async move { handle.route().del(route).execute().await });
-    tolerate(deleted.await, libc::ESRCH)
+    rules::tolerate(deleted.await, libc::ESRCH)
+}
+
+/// What the kernel makes by itself for an address of the host is in its own table, and what others make is not by
+/// `protocol kernel`.
+fn is_ours(route: &RouteMessage, family: Family) -> bool {
+    let header = &route.header;
+    header.kind == RouteType::Local
+        && header.protocol == RouteProtocol::Kernel
+        && header.tos == 0
+        && table(route) != RT_TABLE_LOCAL
+        && leads_to_imds(route, family)
+        && route.attributes.contains(&RouteAttribute::Oif(LO))
+}
+
+fn leads_to_imds(route: &RouteMessage, family: Family) -> bool {
+    let destination = match family.imds() {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+    };
+    route.header.destination_prefix_length == if family == Family::V4 { 32 } else { 128 }
+        && route.attributes.contains(&RouteAttribute::Destination(destination))
+}
+
+fn table(route: &RouteMessage) -> u32 {
+    let table = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    table.unwrap_or_else(|| route.header.table.into())
 }
 
 /// Listens on the metadata service's own address and port, which is no address of the host.

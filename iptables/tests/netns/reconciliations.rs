@@ -20,7 +20,7 @@ const ROUTE: Route = Route::new(DEFAULT_PREFERENCE, DEFAULT_TABLE);
 /// Repairs of policy routing and guards.
 const REPAIRS: usize = 2_000;
 /// Repairs of iptables and guards with each back end: some twenty programs run for each.
-const REPAIRS_OF_IPTABLES: usize = 150;
+const REPAIRS_OF_IPTABLES: usize = 70;
 /// After so many repairs all clients must have been served again.
 const BREATH: usize = 50;
 
