@@ -1,5 +1,7 @@
 //! Hosts whose network daemon tidies up policy rules, and hosts without IPv6.
 
+use std::sync::Arc;
+
 use rolegate_tests::agent::Agent;
 use rolegate_tests::siege::{Capture, Siege};
 use rolegate_tests::traffic::Got;
@@ -51,7 +53,9 @@ fn agent_without_ipv6(world: &World, capture: Capture, contained: bool) -> Agent
 fn serves_without_ipv6(test: &str, contained: bool) {
     for capture in [Capture::IptablesNft, Capture::Route] {
         let Some(world) = capture.world(test) else { return };
-        let pod = world.pod("default", "pod", |pod| pod.role("MyPodRole")).unwrap();
+        // Nor do its pods have any.
+        let net = world.topology.routed_pod("pod", [100, 96, 1, 200].into(), None).unwrap();
+        let pod = world.run(Arc::new(net), "default", "pod", |pod| pod.role("MyPodRole")).unwrap();
         if !contained {
             for setting in ["all", "default", "lo"] {
                 let setting = format!("net/ipv6/conf/{setting}/disable_ipv6");
