@@ -244,9 +244,12 @@ fn default_route_links(route: &RouteMessage) -> impl Iterator<Item = u32> + '_ {
     output_link(route).into_iter().chain(hops.flatten()).filter(move |_| default)
 }
 
-fn leads_to_imds(route: &RouteMessage) -> bool {
-    let imds = [RouteAddress::Inet(IMDS_V4), RouteAddress::Inet6(IMDS_V6)].map(RouteAttribute::Destination);
-    route.attributes.iter().any(|attribute| imds.contains(attribute))
+/// Its destination is the metadata service, and nothing else.
+pub(crate) fn leads_to_imds(route: &RouteMessage) -> bool {
+    let bits = route.header.destination_prefix_length;
+    [(RouteAddress::Inet(IMDS_V4), 32), (RouteAddress::Inet6(IMDS_V6), 128)]
+        .into_iter()
+        .any(|(imds, all)| bits == all && route.attributes.contains(&RouteAttribute::Destination(imds)))
 }
 
 /// It is one of the main table.

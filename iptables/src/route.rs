@@ -14,9 +14,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 
 use futures::TryStreamExt;
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, listen, setsockopt, socket,
     sockopt,
@@ -25,7 +23,7 @@ use nix::{setsockopt_impl, sockopt_impl};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use crate::family::{Family, IMDS_PORT};
-use crate::links::{LinkError, ask};
+use crate::links::{LinkError, ask, leads_to_imds};
 use crate::rules::{self, Action, Rule, families};
 
 /// The table's number where nothing else is asked for: the address's last two bytes, and no CNI's.
@@ -85,7 +83,7 @@ impl Route {
             rules::make(&[self.rule(family)], family).await?;
             let mut found = false;
             for route in self.routes(family).await? {
-                if self.is_right_one(&route, family) && !found {
+                if self.is_right_one(&route) && !found {
                     found = true;
                 } else {
                     delete(route).await?;
@@ -106,7 +104,7 @@ impl Route {
         let mut any = false;
         for family in families() {
             any |= rules::remove(&[self.rule(family)], family).await?;
-            for route in self.routes(family).await?.into_iter().filter(|route| is_ours(route, family)) {
+            for route in self.routes(family).await?.into_iter().filter(is_ours) {
                 delete(route).await?;
                 any = true;
             }
@@ -116,7 +114,7 @@ impl Route {
 
     async fn is_right(self, family: Family) -> Result<bool, LinkError> {
         let routes = self.routes(family).await?;
-        let right = matches!(routes.as_slice(), [route] if self.is_right_one(route, family));
+        let right = matches!(routes.as_slice(), [route] if self.is_right_one(route));
         Ok(right && rules::are_there(&[self.rule(family)], family).await?)
     }
 
@@ -142,14 +140,13 @@ impl Route {
         let all: Vec<RouteMessage> =
             ask(|handle: Handle| async move { handle.route().get(wanted).execute().try_collect().await })
                 .await?;
-        let concerns = |route: &RouteMessage| {
-            is_ours(route, family) || table(route) == self.table && leads_to_imds(route, family)
-        };
+        let concerns =
+            |route: &RouteMessage| is_ours(route) || table(route) == self.table && leads_to_imds(route);
         Ok(all.into_iter().filter(concerns).collect())
     }
 
-    fn is_right_one(self, route: &RouteMessage, family: Family) -> bool {
-        table(route) == self.table && is_ours(route, family)
+    fn is_right_one(self, route: &RouteMessage) -> bool {
+        table(route) == self.table && is_ours(route)
     }
 }
 
@@ -161,23 +158,14 @@ async fn delete(route: RouteMessage) -> Result<(), LinkError> {
 
 /// What the kernel makes by itself for an address of the host is in its own table, and what others make is not by
 /// `protocol kernel`.
-fn is_ours(route: &RouteMessage, family: Family) -> bool {
+fn is_ours(route: &RouteMessage) -> bool {
     let header = &route.header;
     header.kind == RouteType::Local
         && header.protocol == RouteProtocol::Kernel
         && header.tos == 0
         && table(route) != RT_TABLE_LOCAL
-        && leads_to_imds(route, family)
+        && leads_to_imds(route)
         && route.attributes.contains(&RouteAttribute::Oif(LO))
-}
-
-fn leads_to_imds(route: &RouteMessage, family: Family) -> bool {
-    let destination = match family.imds() {
-        IpAddr::V4(v4) => RouteAddress::Inet(v4),
-        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
-    };
-    route.header.destination_prefix_length == if family == Family::V4 { 32 } else { 128 }
-        && route.attributes.contains(&RouteAttribute::Destination(destination))
 }
 
 fn table(route: &RouteMessage) -> u32 {

@@ -111,8 +111,8 @@ fn legacy_rules_are_mended_without_a_leak() {
     rules_are_mended_without_a_leak("legacy_rules_are_mended_without_a_leak", Backend::Legacy);
 }
 
-/// Makes connection tracking a part of the node's firewall, as kube-proxy does, and takes or leaves its translation of sources: a
-/// node whose pods have addresses of the VPC forwards an answer under way as it is.
+/// Makes connection tracking a part of the node's firewall, as kube-proxy does, and takes or leaves its translation of
+/// sources: a node whose pods have addresses of the VPC forwards an answer under way as it is.
 fn prepare_tracking(world: &World, backend: Backend, translates: bool) {
     for family in ["iptables", "ip6tables"] {
         iptables(world, backend, family, "-A FORWARD -m conntrack --ctstate INVALID -j DROP");
