@@ -16,7 +16,7 @@ use netlink_packet_netfilter::nftables::{
 use netlink_packet_netfilter::{NetfilterMessageInner, NetfilterProtoFamily};
 
 use crate::nfnetlink::{Nfnetlink, NfnetlinkError, Request};
-pub(crate) use expression::{Expression, accept, drop, spoofed, tcp_port, to};
+pub(crate) use expression::{Expression, accept, drop, from, spoofed, tcp_port, to};
 
 const INET: NetfilterProtoFamily = NetfilterProtoFamily::Inet;
 /// `NF_ACCEPT`, as the policy of a chain (linux/netfilter.h).

@@ -3,7 +3,7 @@
 use netlink_packet_netfilter::nftables::InetHookNumber;
 
 use crate::family::{Family, IMDS_PORT};
-use crate::nftables::{Chain, Table, accept, drop, spoofed, tcp_port, to};
+use crate::nftables::{Chain, Table, accept, drop, from, spoofed, tcp_port, to};
 
 /// Before connection tracking (`NF_IP_PRI_RAW`, linux/netfilter_ipv4.h): the source is what the packet says.
 const RAW: i32 = -300;
@@ -27,7 +27,12 @@ pub(super) fn desired() -> Table {
                 name: "forward",
                 hook: InetHookNumber::Forward,
                 priority: BEFORE_FILTER,
-                rules: imds.map(|address| all(&[to(address), drop()])).into(),
+                // From them, too: an answer under way to a connection that is older than the guard is forwarded as it is
+                // where the node translates no sources.
+                rules: imds
+                    .into_iter()
+                    .flat_map(|address| [all(&[to(address), drop()]), all(&[from(address), drop()])])
+                    .collect(),
             },
             Chain {
                 name: "input",

@@ -34,11 +34,20 @@ pub(crate) type Expression = ListAttribute<ExpressionAttribute>;
 /// An expression by its name and its attributes by their numbers.
 type Plain = (String, BTreeMap<u16, Vec<u8>>);
 
+/// Packets from `address`; offsets are those of the fields in the header (RFC 791, RFC 8200).
+pub(crate) fn from(address: IpAddr) -> Vec<Expression> {
+    address_at(if address.is_ipv4() { 12 } else { 8 }, address)
+}
+
 /// Packets to `address`.
 pub(crate) fn to(address: IpAddr) -> Vec<Expression> {
-    let (offset, bytes) = match address {
-        IpAddr::V4(v4) => (16, v4.octets().to_vec()),
-        IpAddr::V6(v6) => (24, v6.octets().to_vec()),
+    address_at(if address.is_ipv4() { 16 } else { 24 }, address)
+}
+
+fn address_at(offset: u32, address: IpAddr) -> Vec<Expression> {
+    let bytes = match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
     };
     let family = Family::of(address);
     let protocol = NFPROTO.iter().filter(|(of, _)| *of == family).map(|(_, number)| *number).collect();

@@ -9,6 +9,7 @@ mod dataplane;
 mod guards;
 mod host;
 mod links;
+mod reconciliations;
 mod route;
 mod rules;
 mod selftest;
