@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod guard;
+mod handover;
 mod late_source;
 mod learn;
 mod process;
@@ -35,17 +36,22 @@ use crate::policy::Policy;
 use crate::prefetch::{self, Complaints};
 use crate::ready::Gates;
 use crate::redirect::Redirect;
-use crate::server::{Listeners, Server};
+use crate::server::{Listeners, Queue, Server};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Telemetry;
 use crate::types::{Clock, PodIp};
 pub use cleanup::cleanup;
 pub use guard::guard;
+use handover::{Charge, Stage, Succession, Watched};
 use late_source::LateSource;
 use learn::Learner;
 pub use process::forbid_dumps;
 use sockets::Sockets;
 use uncaptured::Uncaptured;
+
+/// Longest that one which is to end goes on for the sake of one that is not ready. Kubernetes gives a pod 30 s, of which
+/// the drain takes ten.
+const SUCCESSOR: Duration = Duration::from_secs(15);
 
 /// What every component may need.
 struct Base {
@@ -116,17 +122,25 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
         instance_id: Arc::default(),
     };
 
+    let Sockets { app, admin, keeper, handover } = sockets;
+    let stage = Stage::new(handover.follows(), supervisor.shutdown());
+    let mut succession = stage.watch();
     let redirect = start_redirect(&base).await?;
     let wires = start_wires(&base, &mut supervisor);
-    start_redirect_task(redirect, &wires, &mut supervisor);
+    start_redirect_task(redirect, &wires, stage.charge(), &mut supervisor);
     start_prefetch(&base, &wires, &mut supervisor);
-    let admin = start_admin(&base, &wires, sockets.admin, &mut supervisor)?;
-    start_server(&base, wires, sockets.app, admin, &mut supervisor)?;
+    let admin = start_admin(&base, &wires, admin, stage.charge(), &mut supervisor);
+    start_server(&base, wires, app, admin, stage.queue(), &mut supervisor)?;
+    let state_dir = base.config.imds.state_dir.clone();
+    supervisor.spawn("keeper", handover::keep(keeper, state_dir, stage.charge()));
+    let (gates, registry) = (base.gates.clone(), base.registry.clone());
+    supervisor.spawn("handover", handover.run(stage, gates, registry, supervisor.shutdown()));
     start_ready_log(&base, &mut supervisor);
     serving.open();
 
     let ended = tokio::select! {
         name = signals.next() => {
+            wait_for_successor(&mut succession, &mut signals, name).await;
             info!(signal = name, "ending: started requests are answered");
             Ok(())
         }
@@ -215,8 +229,15 @@ fn start_addresses(supervisor: &mut Supervisor) -> watch::Receiver<Arc<HashSet<P
     addresses
 }
 
-fn start_redirect_task(redirect: Redirect, wires: &Wires, supervisor: &mut Supervisor) {
-    supervisor.spawn("redirect", redirect.run(supervisor.shutdown(), wires.snapshots.clone()));
+fn start_redirect_task(mut redirect: Redirect, wires: &Wires, charge: Charge, supervisor: &mut Supervisor) {
+    let snapshots = wires.snapshots.clone();
+    supervisor.spawn("redirect", async move {
+        while let Some(turn) = charge.turn().await {
+            redirect.run(turn.token(), snapshots.clone()).await?;
+            redirect.left_to_another();
+        }
+        Ok(())
+    });
 }
 
 /// What pods will ask for depends on the policy: when that is known, or known better, it is computed anew.
@@ -241,8 +262,9 @@ fn start_admin(
     base: &Base,
     wires: &Wires,
     listener: Option<TcpListener>,
+    charge: Charge,
     supervisor: &mut Supervisor,
-) -> anyhow::Result<Arc<Admin>> {
+) -> Arc<Admin> {
     let health = Health {
         host_ip: base.config.redirect.host_ips.first().copied(),
         instance_id: Arc::clone(&base.instance_id),
@@ -254,11 +276,16 @@ fn start_admin(
     }
     let admin = Arc::new(admin);
     if let Some(listener) = listener {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        let run = Arc::clone(&admin).run(listener, base.accept_errors.clone(), supervisor.shutdown());
-        supervisor.spawn("admin", run);
+        let (admin, errors) = (Arc::clone(&admin), base.accept_errors.clone());
+        supervisor.spawn("admin", async move {
+            while let Some(turn) = charge.turn().await {
+                let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+                Arc::clone(&admin).run(listener, errors.clone(), turn.token()).await?;
+            }
+            Ok(())
+        });
     }
-    Ok(admin)
+    admin
 }
 
 fn start_server(
@@ -266,6 +293,7 @@ fn start_server(
     wires: Wires,
     listeners: Listeners,
     admin: Arc<Admin>,
+    queue: watch::Receiver<Queue>,
     supervisor: &mut Supervisor,
 ) -> anyhow::Result<()> {
     let config = &base.config;
@@ -302,7 +330,8 @@ fn start_server(
         supervisor.tracker(),
         &base.registry,
     );
-    supervisor.spawn("server", server.run(listeners, base.accept_errors.clone(), supervisor.shutdown()));
+    supervisor
+        .spawn("server", server.run(listeners, base.accept_errors.clone(), queue, supervisor.shutdown()));
     Ok(())
 }
 
@@ -327,6 +356,20 @@ fn start_ready_log(base: &Base, supervisor: &mut Supervisor) {
             }
         }
     });
+}
+
+/// An agent that has the sockets and is not ready yet would let pods wait in vain: it gets some time to be.
+async fn wait_for_successor(succession: &mut Watched, signals: &mut process::Signals, signal: &'static str) {
+    if !succession.is_giving() {
+        return;
+    }
+    info!(signal, seconds = SUCCESSOR.as_secs(), "ending: the agent that takes over is not ready yet");
+    tokio::select! {
+        outcome = succession.settled(SUCCESSOR) => if outcome == Succession::Late {
+            warn!("the agent that takes over is still not ready: pods wait for it");
+        },
+        name = signals.next() => warn!(signal = name, "not waited for: second signal"),
+    }
 }
 
 /// Waits for all tasks and connections, but no longer than asked, and not at all after a second signal.

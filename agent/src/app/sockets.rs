@@ -1,13 +1,13 @@
-//! Every socket that is listened at, opened before anything else: no later step needs the right to.
+//! Every socket that is listened at, opened or taken over before anything else: no later step needs the right to.
 
-use std::net::TcpListener;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 
-use anyhow::Context as _;
-
-use super::process;
+use super::handover::{Entry, Handover, Patience};
 use crate::config::{Config, RedirectMode};
-use crate::server::Listeners;
+use crate::server::{Listeners, Pool};
 
 /// The listening sockets of `rolegate run`.
 pub(super) struct Sockets {
@@ -16,37 +16,90 @@ pub(super) struct Sockets {
     /// Probes and metrics, unless the app port serves them as well.
     pub(super) admin: Option<TcpListener>,
     /// What one agent of a node has alone.
-    pub(super) _keeper: Option<UnixListener>,
+    pub(super) keeper: Arc<UnixListener>,
+    /// How the agent that was there, and the one that will be, share them.
+    pub(super) handover: Handover,
 }
 
 // === impl Sockets ===
 
 impl Sockets {
-    /// Opens what `config` asks for.
+    /// Opens what `config` asks for, but for what an agent that is there hands over. What somebody else has is
+    /// waited for: it may be an agent that ends.
     ///
     /// # Errors
-    /// When an address or a port is somebody else's, or another agent keeps the node's redirect: the error names it.
+    /// When an address or a port stays somebody else's, or another agent keeps the node's redirect: the error names it.
     pub(super) fn open(config: &Config) -> anyhow::Result<Self> {
-        let server = &config.server;
-        let mode = config.redirect.mode;
-        let app = match mode {
-            RedirectMode::Auto | RedirectMode::Route => Listeners::bind_at_imds()?,
-            RedirectMode::Iptables | RedirectMode::None => Listeners::bind(server.app_port)?,
+        let state_dir = config.imds.state_dir.clone();
+        let Entry { keeper, left, predecessor, mut patience } = Entry::new(&state_dir, &wants(config))?;
+        let app = patient(&mut patience, || app(config, &left))?;
+        let admin = if app_port_serves_all(config) {
+            None
+        } else {
+            Some(patient(&mut patience, || admin(config.server.metrics_port, &left))?)
         };
-        // Where the app port is not listened at, it serves nothing else either.
-        let shared = server.metrics_port == server.app_port
-            && matches!(mode, RedirectMode::Iptables | RedirectMode::None);
-        let admin = if shared { None } else { Some(admin(server.metrics_port)?) };
-        let keeper = match mode {
-            RedirectMode::Auto | RedirectMode::Iptables | RedirectMode::Route => {
-                Some(process::keep_redirect_alone()?)
-            }
-            RedirectMode::None => None,
-        };
-        Ok(Self { app, admin, _keeper: keeper })
+        let keeper = Arc::new(keeper);
+        let mut listeners = app.clones()?;
+        listeners.extend(admin.as_ref().map(TcpListener::try_clone).transpose()?);
+        let handover =
+            Handover { state_dir, keeper: Arc::clone(&keeper), listeners, app: app.addresses(), predecessor };
+        Ok(Self { app, admin, keeper, handover })
     }
 }
 
-fn admin(port: u16) -> anyhow::Result<TcpListener> {
-    process::bind_any(port).with_context(|| format!("port {port} (--metrics-port) cannot be bound"))
+/// Wherever this configuration may listen.
+fn wants(config: &Config) -> Vec<SocketAddr> {
+    let server = &config.server;
+    let mut wants = match config.redirect.mode {
+        RedirectMode::Auto | RedirectMode::Route => Listeners::at_imds().to_vec(),
+        RedirectMode::Iptables | RedirectMode::None => Listeners::at_port(server.app_port).to_vec(),
+    };
+    if !app_port_serves_all(config) {
+        wants.extend(any_address(server.metrics_port));
+    }
+    wants
+}
+
+fn app(config: &Config, left: &Pool) -> io::Result<Listeners> {
+    match config.redirect.mode {
+        RedirectMode::Auto | RedirectMode::Route => Listeners::bind_at_imds(left),
+        RedirectMode::Iptables | RedirectMode::None => Listeners::bind(config.server.app_port, left),
+    }
+}
+
+/// Where the app port is not listened at, it serves nothing else either.
+fn app_port_serves_all(config: &Config) -> bool {
+    config.server.metrics_port == config.server.app_port
+        && matches!(config.redirect.mode, RedirectMode::Iptables | RedirectMode::None)
+}
+
+/// Of both families where there is IPv6.
+fn any_address(port: u16) -> [SocketAddr; 2] {
+    [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()]
+}
+
+fn admin(port: u16, left: &Pool) -> io::Result<TcpListener> {
+    let [v6, v4] = any_address(port);
+    let open = |at| pool_or_bind(left, at);
+    open(v6).or_else(|_| open(v4)).map_err(|error| {
+        io::Error::new(error.kind(), format!("port {port} (--metrics-port) cannot be bound: {error}"))
+    })
+}
+
+fn pool_or_bind(left: &Pool, at: SocketAddr) -> io::Result<TcpListener> {
+    left.or_open(at, || {
+        let listener = TcpListener::bind(at)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    })
+}
+
+/// Tries again while somebody else has the address.
+fn patient<T>(patience: &mut Patience, open: impl Fn() -> io::Result<T>) -> anyhow::Result<T> {
+    loop {
+        match open() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => patience.wait(&error.to_string())?,
+            opened => return Ok(opened?),
+        }
+    }
 }

@@ -107,11 +107,11 @@ fn rules_stand_before_anything_else_are_mended_and_outlive_the_task() {
 #[test]
 fn rules_that_others_change_are_mended_without_being_told() {
     in_netns("rules_that_others_change_are_mended_without_being_told", || async {
-        let (gates, redirect) = redirect(&config("auto"));
+        let (gates, mut redirect) = redirect(&config("auto"));
         let (repairs, shutdown) = (redirect.metrics.repairs.clone(), CancellationToken::new());
         let (_pods, receiver) = watch::channel(listed());
         // Neither the timer nor the trigger helps.
-        let redirect = Redirect { look_every: Duration::from_secs(3_600), ..redirect };
+        let mut redirect = Redirect { look_every: Duration::from_secs(3_600), ..redirect };
         let task = redirect.run(shutdown.clone(), receiver);
         let story = async {
             gates.wait().await;

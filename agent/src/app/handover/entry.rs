@@ -1,0 +1,196 @@
+//! How an agent comes in: takes the sockets of the one that is there, or waits until nobody is.
+
+use std::fs::DirBuilder;
+use std::io::{self, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::Uid;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::descriptors;
+use super::keeper::{self, Owner};
+use super::message::{LONGEST_BYTES, Message, PROTOCOL};
+use super::{Predecessor, SOCKET};
+use crate::admin::VERSION;
+use crate::server::Pool;
+
+/// What holds a name or a port may be an agent that ends: Kubernetes gives a pod 30 s for that.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The agent that is there first lets what it is writing be written; a busy `iptables` takes seconds.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Why this agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::app) enum EntryError {
+    /// Another agent of this node, which cannot hand over: the operator has to end one, or to give both one directory.
+    #[error(
+        "another rolegate ({version}, process {pid}) keeps the redirect of this node, with the state directory {theirs}; \
+         this one has {ours}: only agents with one state directory take over from each other"
+    )]
+    Another {
+        /// Of the other's program.
+        version: String,
+        /// As the other sees itself.
+        pid: u32,
+        /// The other's directory.
+        theirs: String,
+        /// This one's.
+        ours: String,
+    },
+    /// What was in the way still is.
+    #[error("{0}; it was waited for in vain")]
+    InTheWay(String),
+    /// The keeper's name cannot be had, for a reason that waiting does not mend.
+    #[error("the abstract socket @{}", keeper::NAME)]
+    Name(#[source] io::Error),
+}
+
+/// What an agent comes in with.
+pub(in crate::app) struct Entry {
+    pub(in crate::app) keeper: UnixListener,
+    /// Listeners of the agent that was there; a clone of each is listened at, and the rest is closed with this.
+    pub(in crate::app) left: Pool,
+    pub(in crate::app) predecessor: Option<Predecessor>,
+    pub(in crate::app) patience: Patience,
+}
+
+/// Waits for what is in the way, and says for what.
+#[derive(Default)]
+pub(in crate::app) struct Patience {
+    until: Option<Instant>,
+    said: String,
+}
+
+// === impl Patience ===
+
+impl Patience {
+    /// Waits a moment, or is at its end.
+    pub(in crate::app) fn wait(&mut self, for_what: &str) -> Result<(), EntryError> {
+        if self.said != for_what {
+            info!(seconds = PATIENCE.as_secs(), "waiting: {for_what}");
+            for_what.clone_into(&mut self.said);
+        }
+        let now = Instant::now();
+        if now > *self.until.get_or_insert(now + PATIENCE) {
+            return Err(EntryError::InTheWay(for_what.to_owned()));
+        }
+        std::thread::sleep(LOOK_EVERY);
+        Ok(())
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// Takes over from the agent that is there, if there is one. `wants` is where this one would listen.
+    pub(in crate::app) fn new(state_dir: &Path, wants: &[SocketAddr]) -> Result<Self, EntryError> {
+        // Without one nobody can take over from this agent; the owner of the token's key says so.
+        let _ = DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
+        let this = Owner::this(state_dir);
+        let mut patience = Patience::default();
+        loop {
+            match ask(state_dir, wants) {
+                Ok((keeper, left, predecessor)) => {
+                    return Ok(Self { keeper, left, predecessor: Some(predecessor), patience });
+                }
+                Err(error) if is_nobody(&error) => {}
+                Err(error) => warn!(%error, "the agent that is there does not hand over"),
+            }
+            match keeper::claim() {
+                Ok(keeper) => return Ok(Self { keeper, left: Pool::default(), predecessor: None, patience }),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+                Err(error) => return Err(EntryError::Name(error)),
+            }
+            let Some(owner) = keeper::owner() else {
+                patience.wait(&format!(
+                    "another rolegate keeps the redirect of this node and does not answer at the abstract socket @{}",
+                    keeper::NAME
+                ))?;
+                continue;
+            };
+            if !owner.shares_with(&this) {
+                return Err(EntryError::Another {
+                    version: owner.version,
+                    pid: owner.pid,
+                    theirs: owner.directory,
+                    ours: this.directory,
+                });
+            }
+            patience.wait(&format!(
+                "another rolegate ({}, process {}) keeps the redirect of this node and does not hand over yet",
+                owner.version, owner.pid
+            ))?;
+        }
+    }
+}
+
+/// There is no socket, or nobody listens at it.
+fn is_nobody(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
+    )
+}
+
+fn ask(state_dir: &Path, wants: &[SocketAddr]) -> io::Result<(UnixListener, Pool, Predecessor)> {
+    let mut stream = UnixStream::connect(state_dir.join(SOCKET))?;
+    if getsockopt(&stream, sockopt::PeerCredentials)?.uid() != Uid::effective().as_raw() {
+        return Err(invalid("the socket in the state directory is another user's"));
+    }
+    stream.set_read_timeout(Some(ANSWER))?;
+    let ask = Message::Ask { protocol: PROTOCOL, version: VERSION.to_owned(), wants: wants.to_vec() };
+    stream.write_all(&ask.encode())?;
+    let (message, mut descriptors) = answer(&stream)?;
+    let (version, listeners) = match message {
+        Message::Give { version, listeners } => (version, listeners),
+        Message::Refuse { reason } => return Err(invalid(&reason)),
+        Message::Ask { .. } | Message::Ready { .. } | Message::PassedOn => {
+            return Err(invalid("the answer is none"));
+        }
+    };
+    if descriptors.len() != listeners.len() + 1 {
+        return Err(invalid("not all descriptors arrived"));
+    }
+    let rest = descriptors.split_off(1);
+    let Some(keeper) = descriptors.pop() else { return Err(invalid("no descriptors arrived")) };
+    let keeper = UnixListener::from(keeper);
+    if keeper.local_addr()?.as_abstract_name() != Some(keeper::NAME.as_bytes()) {
+        return Err(invalid("the keeper's socket did not arrive"));
+    }
+    // What was said is not believed where it can be looked up.
+    let left = rest.into_iter().map(TcpListener::from).collect::<Pool>();
+    let given = left.addresses();
+    info!(version, ?given, "the sockets of the agent that is there are taken over");
+    stream.set_read_timeout(None)?;
+    Ok((keeper, left, Predecessor { stream, version, given }))
+}
+
+/// One line, and what came with it.
+fn answer(stream: &UnixStream) -> io::Result<(Message, Vec<OwnedFd>)> {
+    let (mut line, mut all) = (Vec::new(), Vec::new());
+    let mut bytes = [0; LONGEST_BYTES];
+    while line.last() != Some(&b'\n') {
+        let (length, descriptors) = descriptors::receive(stream, &mut bytes)?;
+        all.extend(descriptors);
+        if length == 0 || line.len() + length > LONGEST_BYTES {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        line.extend_from_slice(&bytes[..length]);
+    }
+    let message = Message::decode(&line).map_err(|error| invalid(&error.to_string()))?;
+    Ok((message, all))
+}
+
+fn invalid(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text.to_owned())
+}
