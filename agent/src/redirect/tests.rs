@@ -107,7 +107,7 @@ fn rules_stand_before_anything_else_are_mended_and_outlive_the_task() {
 #[test]
 fn rules_that_others_change_are_mended_without_being_told() {
     in_netns("rules_that_others_change_are_mended_without_being_told", || async {
-        let (gates, mut redirect) = redirect(&config("auto"));
+        let (gates, redirect) = redirect(&config("auto"));
         let (repairs, shutdown) = (redirect.metrics.repairs.clone(), CancellationToken::new());
         let (_pods, receiver) = watch::channel(listed());
         // Neither the timer nor the trigger helps.
@@ -128,7 +128,7 @@ fn rules_that_others_change_are_mended_without_being_told() {
 #[test]
 fn a_link_that_comes_makes_the_task_look() {
     in_netns("a_link_that_comes_makes_the_task_look", || async {
-        let (gates, redirect) = redirect(&config("auto"));
+        let (gates, mut redirect) = redirect(&config("auto"));
         let chain_changed = redirect.metrics.repairs.with_label_values(&["chain_changed"]);
         let shutdown = CancellationToken::new();
         let (_pods, receiver) = watch::channel(listed());
