@@ -22,7 +22,9 @@ mod task;
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tracing::debug;
@@ -35,6 +37,9 @@ use keeper::Owner;
 
 /// In the state directory: where the agent that is there is asked.
 const SOCKET: &str = "handover.sock";
+
+/// After an error, which may be want of descriptors: the time for others to end.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The agent that was there first.
 pub(super) struct Predecessor {
@@ -56,7 +61,7 @@ impl Predecessor {
 /// Says who keeps the node, as long as it is this agent.
 pub(super) async fn keep(
     name: Arc<std::os::unix::net::UnixListener>,
-    state_dir: std::path::PathBuf,
+    state_dir: PathBuf,
     charge: Charge,
 ) -> anyhow::Result<()> {
     name.set_nonblocking(true)?;
@@ -64,18 +69,23 @@ pub(super) async fn keep(
     while let Some(turn) = charge.turn().await {
         let listener = UnixListener::from_std(name.try_clone()?)?;
         loop {
-            let accepted = tokio::select! {
+            let said = tokio::select! {
                 biased;
                 () = turn.over() => break,
-                accepted = listener.accept() => accepted,
+                said = say(&listener, &line) => said,
             };
-            // A line fits into the buffer of a new connection; who does not read it has its end all the same.
-            let said = accepted.and_then(|(stream, _)| stream.try_write(&line));
             if let Err(error) = said {
-                debug!(%error, "somebody asked who keeps this node's redirect");
-                tokio::task::yield_now().await;
+                debug!(%error, "somebody asked in vain who keeps this node's redirect");
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }
     Ok(())
+}
+
+/// To the next one who asks. A line fits into the buffer of a new connection: nobody is waited for.
+async fn say(listener: &UnixListener, line: &[u8]) -> std::io::Result<()> {
+    let (stream, _) = listener.accept().await?;
+    stream.writable().await?;
+    stream.try_write(line).map(drop)
 }

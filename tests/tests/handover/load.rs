@@ -15,6 +15,9 @@ const PAUSE: Duration = Duration::from_millis(4);
 /// Running clients.
 pub(crate) struct Load {
     stop: AtomicBool,
+    /// Clients that have not stopped yet.
+    asking: Mutex<usize>,
+    stopped: Condvar,
     /// How many answers each client has had.
     served: Mutex<Vec<usize>>,
     changed: Condvar,
@@ -42,6 +45,8 @@ impl Load {
         }
         let load = Self {
             stop: AtomicBool::new(false),
+            asking: Mutex::new(2 * pods.len()),
+            stopped: Condvar::new(),
             served: Mutex::new(vec![0; 2 * pods.len()]),
             changed: Condvar::new(),
             answered: Mutex::default(),
@@ -76,6 +81,15 @@ impl Load {
             self.changed.notify_all();
             std::thread::sleep(PAUSE);
         }
+        *self.asking.lock() -= 1;
+        self.stopped.notify_all();
+    }
+
+    /// Stops the clients, so that their agent may end.
+    pub(crate) fn finish(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut asking = self.asking.lock();
+        self.stopped.wait_while(&mut asking, |asking| *asking > 0);
     }
 
     /// Waits until each client has had `n` more answers.

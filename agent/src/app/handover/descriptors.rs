@@ -48,14 +48,18 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
 
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+
     use super::*;
 
     #[test]
-    fn a_listener_arrives_with_its_line_and_shares_its_queue() {
+    fn a_listener_arrives_with_its_line_its_queue_and_its_options() {
         let (old, new) = UnixStream::pair().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
         let _waiting = TcpStream::connect(at).unwrap();
+        setsockopt(&listener, sockopt::TcpUserTimeout, &5_000).unwrap();
         send(&old, b"line\n", &[listener.as_fd()]).unwrap();
         drop(listener);
 
@@ -65,7 +69,9 @@ mod tests {
         let [descriptor] = <[OwnedFd; 1]>::try_from(descriptors).unwrap();
         let taken = TcpListener::from(descriptor);
         assert_eq!(taken.local_addr().unwrap(), at);
-        taken.accept().unwrap();
+        let (accepted, _) = taken.accept().unwrap();
+        assert_eq!(getsockopt(&accepted, sockopt::TcpUserTimeout).unwrap(), 5_000, "options go with it");
+        assert!(fcntl(&taken, FcntlArg::F_GETFD).unwrap() & FdFlag::FD_CLOEXEC.bits() != 0);
         drop(old);
         assert_eq!(receive(&new, &mut bytes).unwrap().0, 0, "the end");
     }

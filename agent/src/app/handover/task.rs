@@ -235,13 +235,14 @@ impl Running {
             };
             match message {
                 Ok(Some(Message::Ready { listeners })) => {
+                    // Before anything of this one can end: then there would be two in charge.
+                    if let Some(before) = self.before.take() {
+                        let _ = before.send(&Message::PassedOn, &[]).await;
+                    }
                     let shared = self.handover.follows_at(&listeners);
                     self.stage.set(Role::Relieved { shared });
                     info!(version, "relieved: another agent serves this node; this one waits for its end");
                     self.count("old", "relieved");
-                    if let Some(before) = self.before.take() {
-                        let _ = before.send(&Message::PassedOn, &[]).await;
-                    }
                 }
                 Ok(Some(Message::PassedOn)) => return true,
                 Ok(Some(Message::Ask { .. } | Message::Give { .. } | Message::Refuse { .. }) | None)
