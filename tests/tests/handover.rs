@@ -67,6 +67,15 @@ fn hold_name(world: &World) -> UnixListener {
     world.topology.node().inside(|| UnixListener::bind_addr(&name)).unwrap().unwrap()
 }
 
+/// No thread of it runs, or waits for something that could make it run.
+fn stands_still(agent: &Agent) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap();
+    threads.flatten().all(|thread| {
+        let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("State:\tT"))
+    })
+}
+
 fn is_refused(pod: &RunningPod) {
     for client in [pod.imds(), pod.imds_v6()] {
         assert!(client.get(DOCUMENT).is_err(), "nobody is there");
@@ -241,6 +250,7 @@ fn agent_whose_predecessor_is_killed_has_its_connections() {
     says(&new, "the sockets of the agent that is there are taken over");
     // Connected, and taken by nobody: the old one stands still, and the new one does not take them yet.
     old.signal(Signal::SIGSTOP).unwrap();
+    old.poll("all its threads stand still", || Ok(stands_still(&old))).unwrap();
     let asked: Vec<_> = (0..10)
         .map(|_| {
             let mut connection = pod.imds().connect().unwrap();

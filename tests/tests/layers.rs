@@ -37,8 +37,11 @@ const HOMES: &[(&str, &[&str])] = &[
     ("aws_smithy*", &["credentials::assume_role"]),
     ("aws_types", &["credentials::assume_role"]),
     ("moka", &["credentials::broker"]),
-    // Socket options; why accepting failed; limits and flags of the process; how the key's file is opened.
-    ("nix", &["server", "accept", "app::process", "imds::token::key_file"]),
+    // Socket options; why accepting failed; limits and flags of the process; how the key's file is opened; who is at the
+    // other end of a hand-over.
+    ("nix", &["server", "accept", "app::process", "app::handover", "imds::token::key_file"]),
+    // Descriptors that arrive are owned: elsewhere they are numbers, which to own is unsafe.
+    ("rustix", &["app::handover::descriptors"]),
     ("socket2", &["server::rest"]),
     ("rtnetlink", &["redirect"]),
     ("tracing_subscriber", &["telemetry"]),

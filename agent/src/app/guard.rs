@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use rolegate_iptables::guard::{DEFAULT_PREFERENCE, Guard};
 use serde_json::json;
+use tracing::{info, warn};
 
 /// Puts both guards up; asks neither the API server nor AWS. What stands already is left as it is.
 ///
@@ -21,4 +22,20 @@ pub async fn guard(json: bool) -> anyhow::Result<()> {
     }
     anyhow::ensure!(errors.is_empty(), "not guarded: {}", errors.join("; "));
     Ok(())
+}
+
+/// The same without a runtime and without a thread of its own, for a start that has to wait: what is redirected by nobody
+/// meanwhile is refused.
+pub(super) fn put_up(preference: u32) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return warn!(%error, "the guards are not put up while this agent waits"),
+    };
+    let outcome = runtime.block_on(Guard::new(preference).reconcile(&|_| {}));
+    for error in &outcome.errors {
+        warn!(%error, "a guard does not stand while this agent waits");
+    }
+    if outcome.errors.is_empty() {
+        info!("the guards stand while this agent waits");
+    }
 }

@@ -31,7 +31,8 @@ impl Sockets {
     /// When an address or a port stays somebody else's, or another agent keeps the node's redirect: the error names it.
     pub(super) fn open(config: &Config) -> anyhow::Result<Self> {
         let state_dir = config.imds.state_dir.clone();
-        let Entry { keeper, left, predecessor, mut patience } = Entry::new(&state_dir, &wants(config))?;
+        let entry = Entry::new(&state_dir, &wants(config), config.redirect.preference)?;
+        let Entry { keeper, left, predecessor, mut patience } = entry;
         let app = patient(&mut patience, || app(config, &left))?;
         let admin = if app_port_serves_all(config) {
             None

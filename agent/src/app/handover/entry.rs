@@ -20,6 +20,7 @@ use super::keeper::{self, Owner};
 use super::message::{LONGEST_BYTES, Message, PROTOCOL};
 use super::{Predecessor, SOCKET};
 use crate::admin::VERSION;
+use crate::app::guard;
 use crate::server::Pool;
 
 /// What holds a name or a port may be an agent that ends: Kubernetes gives a pod 30 s for that.
@@ -64,9 +65,10 @@ pub(in crate::app) struct Entry {
     pub(in crate::app) patience: Patience,
 }
 
-/// Waits for what is in the way, and says for what.
-#[derive(Default)]
+/// Waits for what is in the way, and says for what. The node is guarded meanwhile.
 pub(in crate::app) struct Patience {
+    /// Of the guards' rules.
+    preference: u32,
     until: Option<Instant>,
     said: String,
 }
@@ -74,11 +76,18 @@ pub(in crate::app) struct Patience {
 // === impl Patience ===
 
 impl Patience {
+    fn new(preference: u32) -> Self {
+        Self { preference, until: None, said: String::new() }
+    }
+
     /// Waits a moment, or is at its end.
     pub(in crate::app) fn wait(&mut self, for_what: &str) -> Result<(), EntryError> {
         if self.said != for_what {
             info!(seconds = PATIENCE.as_secs(), "waiting: {for_what}");
             for_what.clone_into(&mut self.said);
+        }
+        if self.until.is_none() {
+            guard::put_up(self.preference);
         }
         let now = Instant::now();
         if now > *self.until.get_or_insert(now + PATIENCE) {
@@ -92,12 +101,17 @@ impl Patience {
 // === impl Entry ===
 
 impl Entry {
-    /// Takes over from the agent that is there, if there is one. `wants` is where this one would listen.
-    pub(in crate::app) fn new(state_dir: &Path, wants: &[SocketAddr]) -> Result<Self, EntryError> {
+    /// Takes over from the agent that is there, if there is one. `wants` is where this one would listen, `preference`
+    /// that of its guards.
+    pub(in crate::app) fn new(
+        state_dir: &Path,
+        wants: &[SocketAddr],
+        preference: u32,
+    ) -> Result<Self, EntryError> {
         // Without one nobody can take over from this agent; the owner of the token's key says so.
         let _ = DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
         let this = Owner::this(state_dir);
-        let mut patience = Patience::default();
+        let mut patience = Patience::new(preference);
         loop {
             match ask(state_dir, wants) {
                 Ok((keeper, left, predecessor)) => {
