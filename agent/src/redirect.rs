@@ -192,7 +192,8 @@ impl Redirect {
     }
 
     /// Another agent keeps it from now on, until [`Self::run`] looks again.
-    pub fn left_to_another(&self) {
+    pub fn left_to_another(&mut self) {
+        self.stale_connections = true;
         self.gate.close("another agent of this node keeps the redirect");
     }
 

@@ -5,9 +5,11 @@
 #[path = "handover/load.rs"]
 mod load;
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
 use nix::sys::signal::Signal;
 use rolegate_tests::agent::Agent;
@@ -289,4 +291,79 @@ fn three_agents_in_a_row_and_the_one_in_the_middle_ends_first() {
         load.finish();
         drop(third);
     });
+}
+
+#[test]
+fn agent_with_another_capture_takes_over_with_sockets_of_its_own() {
+    let Some(world) = open_world("agent_with_another_capture_takes_over_with_sockets_of_its_own") else {
+        return;
+    };
+    let pod = world.pod("default", "pod", |pod| pod.role("MyPodRole")).unwrap();
+    let old = start(&world, "route");
+    old.ready().unwrap();
+    is_served(&pod);
+    let new = start(&world, "iptables");
+    says(&new, "taken over: the agent before this one is relieved");
+    is_served(&pod);
+    old.sigterm().unwrap();
+    assert_eq!(old.wait().unwrap().code(), Some(0), "{}", old.log());
+    is_served(&pod);
+}
+
+#[test]
+fn agent_that_took_over_and_ends_gives_back_without_a_loss() {
+    let Some(world) = open_world("agent_that_took_over_and_ends_gives_back_without_a_loss") else { return };
+    let pod = world.pod("default", "pod", |pod| pod.role("MyPodRole")).unwrap();
+    let old = world.agent(&[]).unwrap();
+    Load::around(&[(&pod, "MyPodRole")], |load| {
+        for turn in 1..=3 {
+            let new = world.start_agent(&[]).unwrap();
+            says(&new, "taken over: the agent before this one is relieved");
+            load.served_more(2, &new);
+            new.sigterm().unwrap();
+            assert_eq!(new.wait().unwrap().code(), Some(0), "{}", new.log());
+            let resumed = r#"rolegate_handovers_total{outcome="resumed",side="old"}"#;
+            old.poll("it is in charge again", || Ok(old.metric(resumed).is_ok_and(|n| n == f64::from(turn))))
+                .unwrap();
+            load.served_more(2, &old);
+        }
+        load.finish();
+    });
+}
+
+#[test]
+fn question_of_another_protocol_is_refused_and_no_question_changes_nothing() {
+    let test = "question_of_another_protocol_is_refused_and_no_question_changes_nothing";
+    let Some(world) = open_world(test) else { return };
+    let pod = world.pod("default", "pod", |pod| pod.role("MyPodRole")).unwrap();
+    let agent = world.agent(&[]).unwrap();
+    let flags = world.usual_flags();
+    let socket = flags.iter().find_map(|flag| flag.strip_prefix("--state-dir=")).unwrap().to_owned()
+        + "/handover.sock";
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let later = r#"{"ask":{"protocol":2,"version":"9.9.9","wants":[],"more":true}}"#;
+    for (line, answer) in
+        [(later, "9.9.9 takes over by 2"), ("GET / HTTP/1.1", "was not asked"), ("{}", "was not asked")]
+    {
+        // It listens anew after each.
+        let mut asking = None;
+        agent
+            .poll("it is there", || {
+                Ok({
+                    asking = UnixStream::connect(&socket).ok();
+                    asking.is_some()
+                })
+            })
+            .unwrap();
+        let mut asking = asking.unwrap();
+        writeln!(asking, "{line}").unwrap();
+        let mut said = String::new();
+        asking.read_to_string(&mut said).unwrap();
+        assert!(said.starts_with(r#"{"refuse":"#) && said.contains(answer), "{line}: {said}");
+    }
+    let refused = r#"rolegate_handovers_total{outcome="refused",side="old"}"#;
+    assert_eq!(agent.metric(refused).unwrap(), 3.0);
+    agent.ready().unwrap();
+    is_served(&pod);
+    assert!(!agent.log().contains("its sockets are given to it"), "{}", agent.log());
 }

@@ -51,9 +51,11 @@ impl Sockets {
 /// Wherever this configuration may listen.
 fn wants(config: &Config) -> Vec<SocketAddr> {
     let server = &config.server;
+    let (imds, port) = (Listeners::at_imds(), Listeners::at_port(server.app_port));
     let mut wants = match config.redirect.mode {
-        RedirectMode::Auto | RedirectMode::Route => Listeners::at_imds().to_vec(),
-        RedirectMode::Iptables | RedirectMode::None => Listeners::at_port(server.app_port).to_vec(),
+        RedirectMode::Auto => [imds, port].concat(),
+        RedirectMode::Route => imds.to_vec(),
+        RedirectMode::Iptables | RedirectMode::None => port.to_vec(),
     };
     if !app_port_serves_all(config) {
         wants.extend(any_address(server.metrics_port));
