@@ -366,4 +366,27 @@ fn question_of_another_protocol_is_refused_and_no_question_changes_nothing() {
     agent.ready().unwrap();
     is_served(&pod);
     assert!(!agent.log().contains("its sockets are given to it"), "{}", agent.log());
+
+    // One that says more than is known is heard all the same, and left alone as long as it lives.
+    let mut asking = None;
+    agent
+        .poll("it is there", || {
+            Ok({
+                asking = UnixStream::connect(&socket).ok();
+                asking.is_some()
+            })
+        })
+        .unwrap();
+    let mut asking = asking.unwrap();
+    writeln!(asking, r#"{{"ask":{{"protocol":1,"version":"9.9.9","wants":[]}}}}"#).unwrap();
+    let mut given = [0; 512];
+    let length = asking.read(&mut given).unwrap();
+    assert!(given[..length].starts_with(br#"{"give":"#), "{:?}", String::from_utf8_lossy(&given[..length]));
+    writeln!(asking, r#"{{"weather":"fine"}}"#).unwrap();
+    writeln!(asking, r#"{{"ready":{{"listeners":[]}}}}"#).unwrap();
+    says(&agent, "relieved: another agent serves this node");
+    is_served(&pod);
+    drop(asking);
+    says(&agent, "the agent that was to take over ended: this one goes on");
+    agent.ready().unwrap();
 }

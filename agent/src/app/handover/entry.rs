@@ -27,6 +27,8 @@ use crate::server::Pool;
 const PATIENCE: Duration = Duration::from_secs(45);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// After an answer that is none, or a refusal: both sides log it.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// The agent that is there first lets what it is writing be written; a busy `iptables` takes seconds.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -118,7 +120,10 @@ impl Entry {
                     return Ok(Self { keeper, left, predecessor: Some(predecessor), patience });
                 }
                 Err(error) if is_nobody(&error) => {}
-                Err(error) => warn!(%error, "the agent that is there does not hand over"),
+                Err(error) => {
+                    warn!(%error, "the agent that is there does not hand over");
+                    std::thread::sleep(ASK_AGAIN);
+                }
             }
             match keeper::claim() {
                 Ok(keeper) => return Ok(Self { keeper, left: Pool::default(), predecessor: None, patience }),

@@ -33,7 +33,8 @@ impl Link {
         Ok(self.stream.peer_cred()?.uid())
     }
 
-    /// The next message; nothing at the end. Nothing is lost when it is dropped half-way.
+    /// The next message; nothing at the end. Nothing is lost when it is dropped half-way. After a line that is no message
+    /// (`InvalidData`) there may be others.
     pub(super) async fn next(&mut self) -> io::Result<Option<Message>> {
         loop {
             if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
@@ -42,6 +43,7 @@ impl Link {
                 return message.map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
             }
             if self.read.len() > LONGEST_BYTES {
+                self.read.clear();
                 return Err(io::ErrorKind::InvalidData.into());
             }
             self.stream.readable().await?;
@@ -56,7 +58,13 @@ impl Link {
 
     /// Waits for the other process's end.
     pub(super) async fn end(&mut self) {
-        while let Ok(Some(_)) = self.next().await {}
+        loop {
+            match self.next().await {
+                Ok(Some(_)) => {}
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
     }
 
     pub(super) async fn send(&self, message: &Message, with: &[BorrowedFd<'_>]) -> io::Result<()> {

@@ -45,6 +45,8 @@ struct Running {
     shutdown: CancellationToken,
     /// The agent before this one, while its process is there and might come back.
     before: Option<Link>,
+    /// It has the same sockets.
+    before_shares: bool,
 }
 
 // === impl Handover ===
@@ -72,8 +74,14 @@ impl Handover {
             &["side", "outcome"],
         );
         let predecessor = self.predecessor.take();
-        let mut running =
-            Running { handover: self, stage, outcomes, shutdown: shutdown.clone(), before: None };
+        let mut running = Running {
+            handover: self,
+            stage,
+            outcomes,
+            shutdown: shutdown.clone(),
+            before: None,
+            before_shares: false,
+        };
         let work = async {
             if let Some(predecessor) = predecessor {
                 running.follow(predecessor, &gates).await;
@@ -103,7 +111,7 @@ impl Running {
         let Ok(mut link) = Link::from_std(stream) else {
             return self.stage.set(Role::Leading { shared: false });
         };
-        let shared = self.handover.follows_at(&given);
+        self.before_shares = self.handover.follows_at(&given);
         let alone = tokio::select! {
             biased;
             () = link.end() => true,
@@ -115,7 +123,7 @@ impl Running {
             return self.stage.set(Role::Leading { shared: false });
         }
         // First take what comes, then let the other one stop.
-        self.stage.set(Role::Leading { shared });
+        self.stage.set(Role::Leading { shared: self.before_shares });
         let ours: Vec<_> = self.handover.listeners.iter().filter_map(|it| it.local_addr().ok()).collect();
         let listeners = given.into_iter().filter(|address| ours.contains(address)).collect();
         if link.send(&Message::Ready { listeners }, &[]).await.is_ok() {
@@ -198,7 +206,7 @@ impl Running {
         }
         warn!(version, "the agent that was to take over ended: this one goes on");
         self.count("old", "resumed");
-        self.stage.set(Role::Leading { shared: self.before.is_some() });
+        self.stage.set(Role::Leading { shared: self.before.is_some() && self.before_shares });
     }
 
     async fn send_all(&self, link: &Link, wants: &[SocketAddr]) -> bool {
@@ -222,7 +230,7 @@ impl Running {
         }
     }
 
-    /// Returns whether a third one has taken over from the other.
+    /// Until the other one's process ends, or a third one has taken over from it: returns whether it is that.
     async fn until_its_end(&mut self, link: &mut Link, version: &str) -> bool {
         loop {
             let message = tokio::select! {
@@ -245,10 +253,10 @@ impl Running {
                     self.count("old", "relieved");
                 }
                 Ok(Some(Message::PassedOn)) => return true,
-                Ok(Some(Message::Ask { .. } | Message::Give { .. } | Message::Refuse { .. }) | None)
-                | Err(_) => {
-                    return false;
-                }
+                // What a later version says more is no end.
+                Ok(Some(Message::Ask { .. } | Message::Give { .. } | Message::Refuse { .. })) => {}
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
+                Ok(None) | Err(_) => return false,
             }
         }
     }
