@@ -172,6 +172,16 @@ fn version_that_cannot_hand_over_is_waited_for_and_pods_are_refused_meanwhile() 
     drop(name);
     says(&agent, "waiting: port 8181 (--app-port) cannot be bound");
     is_refused(&pod);
+    // It can be told to end while it waits.
+    agent.sigterm().unwrap();
+    assert_eq!(agent.wait().unwrap().code(), Some(1), "{}", agent.log());
+    assert!(
+        agent.lines().last().unwrap().text.contains("SIGTERM while waiting: port 8181"),
+        "{}",
+        agent.log()
+    );
+    let agent = world.start_agent(&[]).unwrap();
+    says(&agent, "waiting: port 8181 (--app-port) cannot be bound");
     drop(port);
     agent.ready().unwrap();
     is_served(&pod);
@@ -340,22 +350,13 @@ fn question_of_another_protocol_is_refused_and_no_question_changes_nothing() {
     let flags = world.usual_flags();
     let socket = flags.iter().find_map(|flag| flag.strip_prefix("--state-dir=")).unwrap().to_owned()
         + "/handover.sock";
+    agent.poll("it listens", || Ok(std::fs::exists(&socket)?)).unwrap();
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     let later = r#"{"ask":{"protocol":2,"version":"9.9.9","wants":[],"more":true}}"#;
     for (line, answer) in
         [(later, "9.9.9 takes over by 2"), ("GET / HTTP/1.1", "was not asked"), ("{}", "was not asked")]
     {
-        // It listens anew after each.
-        let mut asking = None;
-        agent
-            .poll("it is there", || {
-                Ok({
-                    asking = UnixStream::connect(&socket).ok();
-                    asking.is_some()
-                })
-            })
-            .unwrap();
-        let mut asking = asking.unwrap();
+        let mut asking = UnixStream::connect(&socket).unwrap();
         writeln!(asking, "{line}").unwrap();
         let mut said = String::new();
         asking.read_to_string(&mut said).unwrap();
@@ -368,16 +369,7 @@ fn question_of_another_protocol_is_refused_and_no_question_changes_nothing() {
     assert!(!agent.log().contains("its sockets are given to it"), "{}", agent.log());
 
     // One that says more than is known is heard all the same, and left alone as long as it lives.
-    let mut asking = None;
-    agent
-        .poll("it is there", || {
-            Ok({
-                asking = UnixStream::connect(&socket).ok();
-                asking.is_some()
-            })
-        })
-        .unwrap();
-    let mut asking = asking.unwrap();
+    let mut asking = UnixStream::connect(&socket).unwrap();
     writeln!(asking, r#"{{"ask":{{"protocol":1,"version":"9.9.9","wants":[]}}}}"#).unwrap();
     let mut given = [0; 512];
     let length = asking.read(&mut given).unwrap();

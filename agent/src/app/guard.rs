@@ -24,14 +24,9 @@ pub async fn guard(json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The same without a runtime and without a thread of its own, for a start that has to wait: what is redirected by nobody
-/// meanwhile is refused.
-pub(super) fn put_up(preference: u32) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return warn!(%error, "the guards are not put up while this agent waits"),
-    };
-    let outcome = runtime.block_on(Guard::new(preference).reconcile(&|_| {}));
+/// The same for a start that has to wait: what nobody redirects meanwhile is refused.
+pub(super) async fn put_up(preference: u32) {
+    let outcome = Guard::new(preference).reconcile(&|_| {}).await;
     for error in &outcome.errors {
         warn!(%error, "a guard does not stand while this agent waits");
     }

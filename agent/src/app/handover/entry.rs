@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Uid;
+use tokio::runtime::Runtime;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -21,6 +22,7 @@ use super::message::{LONGEST_BYTES, Message, PROTOCOL};
 use super::{Predecessor, SOCKET};
 use crate::admin::VERSION;
 use crate::app::guard;
+use crate::app::process::Signals;
 use crate::server::Pool;
 
 /// What holds a name or a port may be an agent that ends: Kubernetes gives a pod 30 s for that.
@@ -53,6 +55,17 @@ pub(in crate::app) enum EntryError {
     /// What was in the way still is.
     #[error("{0}; it was waited for in vain")]
     InTheWay(String),
+    /// Told to end.
+    #[error("{signal} while waiting: {waited_for}")]
+    Told {
+        /// The signal.
+        signal: &'static str,
+        /// What it still waited for.
+        waited_for: String,
+    },
+    /// Waiting takes a few descriptors.
+    #[error("cannot wait")]
+    Wait(#[source] io::Error),
     /// The keeper's name cannot be had, for a reason that waiting does not mend.
     #[error("the abstract socket @{}", keeper::NAME)]
     Name(#[source] io::Error),
@@ -71,15 +84,22 @@ pub(in crate::app) struct Entry {
 pub(in crate::app) struct Patience {
     /// Of the guards' rules.
     preference: u32,
-    until: Option<Instant>,
     said: String,
+    begun: Option<Waiting>,
+}
+
+/// On the one thread that there is.
+struct Waiting {
+    until: Instant,
+    runtime: Runtime,
+    signals: Signals,
 }
 
 // === impl Patience ===
 
 impl Patience {
     fn new(preference: u32) -> Self {
-        Self { preference, until: None, said: String::new() }
+        Self { preference, said: String::new(), begun: None }
     }
 
     /// Waits a moment, or is at its end.
@@ -88,15 +108,32 @@ impl Patience {
             info!(seconds = PATIENCE.as_secs(), "waiting: {for_what}");
             for_what.clone_into(&mut self.said);
         }
-        if self.until.is_none() {
-            guard::put_up(self.preference);
-        }
-        let now = Instant::now();
-        if now > *self.until.get_or_insert(now + PATIENCE) {
+        let waiting = match &mut self.begun {
+            Some(waiting) => waiting,
+            None => self.begun.insert(Waiting::begin(self.preference).map_err(EntryError::Wait)?),
+        };
+        if Instant::now() > waiting.until {
             return Err(EntryError::InTheWay(for_what.to_owned()));
         }
-        std::thread::sleep(LOOK_EVERY);
-        Ok(())
+        let signal = waiting.runtime.block_on(async {
+            tokio::select! {
+                name = waiting.signals.next() => Some(name),
+                () = tokio::time::sleep(LOOK_EVERY) => None,
+            }
+        });
+        signal.map_or(Ok(()), |signal| Err(EntryError::Told { signal, waited_for: for_what.to_owned() }))
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    fn begin(preference: u32) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // The first process of a container ignores a signal that nothing waits for.
+        let signals = runtime.block_on(async { Signals::new() })?;
+        runtime.block_on(guard::put_up(preference));
+        Ok(Self { until: Instant::now() + PATIENCE, runtime, signals })
     }
 }
 

@@ -142,28 +142,28 @@ impl Running {
                 None
             }
         };
-        let asking = loop {
-            tokio::select! {
+        loop {
+            let asking = tokio::select! {
                 biased;
                 () = end(&mut self.before) => {
                     self.before = None;
                     self.stage.set(Role::Leading { shared: false });
+                    continue;
                 }
-                asking = accept(listener.as_ref()) => break asking,
-            }
-        };
-        match asking {
-            // While it gives it is not to be asked: what connects now goes to its successor, later.
-            Ok(stream) => {
-                let mut link = Link::new(stream);
-                if let Some(version) = self.asked(&mut link).await {
-                    drop(listener);
-                    self.give(link, &version).await;
+                asking = accept(listener.as_ref()) => asking,
+            };
+            let mut link = match asking {
+                Ok(stream) => Link::new(stream),
+                Err(error) => {
+                    warn!(%error, "nobody can be heard who wants to take over");
+                    tokio::time::sleep(QUESTION).await;
+                    continue;
                 }
-            }
-            Err(error) => {
-                warn!(%error, "nobody can be heard who wants to take over");
-                tokio::time::sleep(QUESTION).await;
+            };
+            if let Some(question) = self.asked(&mut link).await {
+                // While it gives it is not to be asked: whoever comes now waits for its successor.
+                drop(listener);
+                return self.give(link, &question).await;
             }
         }
     }
