@@ -5,6 +5,7 @@ mod guard;
 mod handover;
 mod late_source;
 mod learn;
+mod privileges;
 mod process;
 mod sockets;
 mod store;
@@ -21,6 +22,7 @@ use tracing::{error, info, warn};
 use crate::accept::AcceptErrors;
 use crate::admin::{Admin, DebugPages, Health, Scope};
 use crate::cluster::Snapshot;
+use crate::cluster::own_node::OwnNode;
 use crate::cluster::watch::{Watch, WatchGates};
 use crate::config::Config;
 use crate::credentials::Broker;
@@ -42,16 +44,13 @@ use crate::telemetry::Telemetry;
 use crate::types::{Clock, PodIp};
 pub use cleanup::cleanup;
 pub use guard::guard;
-use handover::{Charge, Stage, Succession, Watched};
+use handover::{Charge, Stage};
 use late_source::LateSource;
 use learn::Learner;
+use privileges::Privileges;
 pub use process::forbid_dumps;
 use sockets::Sockets;
 use uncaptured::Uncaptured;
-
-/// Longest that one which is to end goes on for the sake of one that is not ready. Kubernetes gives a pod 30 s, of which
-/// the drain takes ten.
-const SUCCESSOR: Duration = Duration::from_secs(15);
 
 /// What every component may need.
 struct Base {
@@ -85,18 +84,21 @@ pub struct Prepared {
     sockets: Sockets,
 }
 
-/// Sets logging up and opens every socket.
+/// Sets logging up, opens every socket, and gives up the rights that were for that. Starts no thread before.
 ///
 /// # Errors
-/// When a port is taken: the error names it.
+/// When a capability is missing or a port is taken: the error names it.
 pub fn prepare(config: Config) -> anyhow::Result<Prepared> {
     let registry = Registry::new();
     let telemetry = Telemetry::init(&config.log, &registry)?;
     process::log_panics();
+    let privileges = Privileges::check(&config)?;
     process::announce(&config);
     let descriptors = process::raise_descriptor_limit();
     process::install_crypto_provider();
     let sockets = Sockets::open(&config)?;
+    privileges.give_up_the_rest()?;
+    telemetry.start()?;
     Ok(Prepared { config, registry, telemetry, descriptors, sockets })
 }
 
@@ -126,7 +128,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let stage = Stage::new(handover.follows(), supervisor.shutdown());
     let mut succession = stage.watch();
     let redirect = start_redirect(&base).await?;
-    let wires = start_wires(&base, &mut supervisor);
+    let wires = start_wires(&base, stage.charge(), &mut supervisor);
     start_redirect_task(redirect, &wires, stage.charge(), &mut supervisor);
     start_prefetch(&base, &wires, &mut supervisor);
     let admin = start_admin(&base, &wires, admin, stage.charge(), &mut supervisor);
@@ -140,7 +142,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
 
     let ended = tokio::select! {
         name = signals.next() => {
-            wait_for_successor(&mut succession, &mut signals, name).await;
+            handover::wait_for_successor(&mut succession, &mut signals, name).await;
             info!(signal = name, "ending: started requests are answered");
             Ok(())
         }
@@ -166,7 +168,7 @@ async fn start_redirect(base: &Base) -> anyhow::Result<Redirect> {
     Ok(redirect)
 }
 
-fn start_wires(base: &Base, supervisor: &mut Supervisor) -> Wires {
+fn start_wires(base: &Base, charge: Charge, supervisor: &mut Supervisor) -> Wires {
     let (watch, snapshots) = Watch::new(
         base.config.kubernetes.clone(),
         base.config.policy.keys.clone(),
@@ -177,6 +179,7 @@ fn start_wires(base: &Base, supervisor: &mut Supervisor) -> Wires {
         &base.registry,
     );
     let node = watch.node();
+    start_own_node(base, node.clone(), charge, supervisor);
     let shutdown = supervisor.shutdown();
     supervisor.spawn("kubernetes-watch", async move {
         watch.run(shutdown).await;
@@ -212,6 +215,25 @@ fn start_wires(base: &Base, supervisor: &mut Supervisor) -> Wires {
     };
     supervisor.spawn("node-identity", learner.run(supervisor.shutdown()));
     Wires { snapshots, addresses: start_addresses(supervisor), policy, broker, upstream }
+}
+
+/// Nothing is asked of the Node unless told to.
+fn start_own_node(
+    base: &Base,
+    node: watch::Receiver<Option<String>>,
+    charge: Charge,
+    supervisor: &mut Supervisor,
+) {
+    let kubernetes = &base.config.kubernetes;
+    let Some(taint) = kubernetes.startup_taint.clone() else { return };
+    let own_node = OwnNode::new(kubernetes.clone(), taint, base.clock.clone(), &base.registry);
+    let gates = base.gates.clone();
+    supervisor.spawn("own-node", async move {
+        while let Some(turn) = charge.turn().await {
+            own_node.run(node.clone(), gates.clone(), turn.token()).await;
+        }
+        Ok(())
+    });
 }
 
 fn start_addresses(supervisor: &mut Supervisor) -> watch::Receiver<Arc<HashSet<PodIp>>> {
@@ -356,20 +378,6 @@ fn start_ready_log(base: &Base, supervisor: &mut Supervisor) {
             }
         }
     });
-}
-
-/// An agent that has the sockets and is not ready yet would let pods wait in vain: it gets some time to be.
-async fn wait_for_successor(succession: &mut Watched, signals: &mut process::Signals, signal: &'static str) {
-    if !succession.is_giving() {
-        return;
-    }
-    info!(signal, seconds = SUCCESSOR.as_secs(), "ending: the agent that takes over is not ready yet");
-    tokio::select! {
-        outcome = succession.settled(SUCCESSOR) => if outcome == Succession::Late {
-            warn!("the agent that takes over is still not ready: pods wait for it");
-        },
-        name = signals.next() => warn!(signal = name, "not waited for: second signal"),
-    }
 }
 
 /// Waits for all tasks and connections, but no longer than asked, and not at all after a second signal.

@@ -29,7 +29,8 @@ const ROWS: &[&[&str]] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("hyper", &["server", "imds", "admin", "app::uncaptured"]),
     ("hyper_util", &["server", "imds", "admin"]),
-    ("kube", &["cluster::watch"]),
+    // The client, its requests and answers; who makes them: the watches, and what the Node is told.
+    ("kube", &["cluster::client", "cluster::answer", "cluster::watch", "cluster::own_node"]),
     ("k8s_openapi", &["cluster::watch"]),
     ("aws_config", &["credentials::assume_role"]),
     ("aws_credential_types", &["credentials::assume_role"]),
@@ -40,8 +41,8 @@ const HOMES: &[(&str, &[&str])] = &[
     // Socket options; why accepting failed; limits and flags of the process; how the key's file is opened; who is at the
     // other end of a hand-over.
     ("nix", &["server", "accept", "app::process", "app::handover", "imds::token::key_file"]),
-    // Descriptors that arrive are owned: elsewhere they are numbers, which to own is unsafe.
-    ("rustix", &["app::handover::descriptors"]),
+    // Capabilities: nix has none of them. Descriptors that arrive are owned: nix's are numbers, which to own is unsafe.
+    ("rustix", &["app::privileges", "app::handover::descriptors"]),
     ("socket2", &["server::rest"]),
     ("rtnetlink", &["redirect"]),
     ("tracing_subscriber", &["telemetry"]),

@@ -6,7 +6,7 @@
 //! | | the old one | the new one |
 //! | --- | --- | --- |
 //! | until it asks | everything | opens nothing |
-//! | until it is ready | answers pods | keeps the redirect, answers probes |
+//! | until it is ready | answers pods | keeps the redirect, answers probes, speaks for the node |
 //! | from then on | ends what it has begun, and waits for its own end | everything |
 //!
 //! Whoever ends first: the connection between both breaks, and the other one does everything. The old one never ends by
@@ -27,17 +27,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 pub(super) use entry::{Entry, Patience};
-pub(super) use stage::{Charge, Stage, Succession, Watched};
+pub(super) use stage::{Charge, Stage};
 pub(super) use task::Handover;
 
+use super::process::Signals;
 use keeper::Owner;
+use stage::{Succession, Watched};
 
 /// In the state directory: where the agent that is there is asked.
 const SOCKET: &str = "handover.sock";
 
+/// Longest that one which is to end goes on for the sake of one that is not ready. Kubernetes gives a pod 30 s, of which
+/// the drain takes ten.
+const SUCCESSOR: Duration = Duration::from_secs(15);
 /// After an error, which may be want of descriptors: the time for others to end.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -88,4 +93,23 @@ async fn say(listener: &UnixListener, line: &[u8]) -> std::io::Result<()> {
     let (stream, _) = listener.accept().await?;
     stream.writable().await?;
     stream.try_write(line).map(drop)
+}
+
+/// To be called at `signal`, before anything ends: an agent that has the sockets and is not ready yet would let pods wait
+/// in vain, and gets some time to be.
+pub(super) async fn wait_for_successor(
+    succession: &mut Watched,
+    signals: &mut Signals,
+    signal: &'static str,
+) {
+    if !succession.is_giving() {
+        return;
+    }
+    info!(signal, seconds = SUCCESSOR.as_secs(), "ending: the agent that takes over is not ready yet");
+    tokio::select! {
+        outcome = succession.settled(SUCCESSOR) => if outcome == Succession::Late {
+            warn!("the agent that takes over is still not ready: pods wait for it");
+        },
+        name = signals.next() => warn!(signal = name, "not waited for: second signal"),
+    }
 }

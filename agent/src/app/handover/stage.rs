@@ -37,7 +37,7 @@ pub(in crate::app) struct Stage {
     shutdown: CancellationToken,
 }
 
-/// For what only one agent of a node may do: the redirect, probes.
+/// For what only one agent of a node may do: keep the redirect, answer probes, tell the Node how it is.
 #[derive(Clone)]
 pub(in crate::app) struct Charge {
     period: watch::Receiver<Option<CancellationToken>>,
