@@ -96,15 +96,17 @@ fn hand_over(test: &str, capture: &str, n: usize) {
         for turn in 0..n {
             load.served_more(1, &agent);
             let next = start(&world, capture);
+            says(&agent, "its sockets are given to it");
             // In every fourth turn the old one is to end before the new one is ready.
             if turn % 4 == 3 {
-                says(&agent, "its sockets are given to it");
                 agent.sigterm().unwrap();
             }
             is_ready(&next);
             says(&next, "taken over: the agent before this one is relieved");
             load.served_more(1, &next);
-            agent.sigterm().unwrap();
+            if turn % 4 != 3 {
+                agent.sigterm().unwrap();
+            }
             assert_eq!(agent.wait().unwrap().code(), Some(0), "turn {turn}: {}", agent.log());
             agent = next;
         }
@@ -293,7 +295,8 @@ fn three_agents_in_a_row_and_the_one_in_the_middle_ends_first() {
         says(&first, "relieved: another agent serves this node");
         let third = world.start_agent(&[]).unwrap();
         says(&second, "relieved: another agent serves this node");
-        second.kill9().unwrap();
+        second.sigterm().unwrap();
+        assert_eq!(second.wait().unwrap().code(), Some(0), "{}", second.log());
         load.served_more(5, &third);
         let asked = r#"rolegate_handovers_total{outcome="completed",side="new"}"#;
         assert_eq!(third.metric(asked).unwrap(), 1.0, "the third is in charge");

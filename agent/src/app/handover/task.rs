@@ -193,8 +193,9 @@ impl Running {
 
     /// Gives the sockets, and comes back in charge when the other one has ended.
     async fn give(&mut self, mut link: Link, (version, wants): &(String, Vec<SocketAddr>)) {
-        info!(version, "another agent takes over: its sockets are given to it");
+        // From here on a signal to end waits for the other one.
         self.stage.set(Role::Giving);
+        info!(version, "another agent takes over: its sockets are given to it");
         let given = tokio::select! {
             biased;
             () = link.end() => false,
