@@ -37,7 +37,7 @@ use crate::metrics::Registry;
 use crate::policy::Policy;
 use crate::prefetch::{self, Complaints};
 use crate::ready::Gates;
-use crate::redirect::Redirect;
+use crate::redirect::{Choice, Redirect};
 use crate::server::{Listeners, Queue, Server};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Telemetry;
@@ -124,10 +124,10 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
         instance_id: Arc::default(),
     };
 
-    let Sockets { app, admin, keeper, handover } = sockets;
+    let Sockets { choice, app, admin, keeper, handover } = sockets;
     let stage = Stage::new(handover.follows(), supervisor.shutdown());
     let mut succession = stage.watch();
-    let redirect = start_redirect(&base).await?;
+    let redirect = start_redirect(&base, choice).await?;
     let wires = start_wires(&base, stage.charge(), &mut supervisor);
     start_redirect_task(redirect, &wires, stage.charge(), &mut supervisor);
     start_prefetch(&base, &wires, &mut supervisor);
@@ -158,10 +158,10 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
 }
 
 /// The rule goes in before anything is waited for: until the agent is ready it refuses, and never lets through.
-async fn start_redirect(base: &Base) -> anyhow::Result<Redirect> {
+async fn start_redirect(base: &Base, choice: Choice) -> anyhow::Result<Redirect> {
     let gate = base.gates.add("redirect", "not installed yet");
     let config = &base.config;
-    let mut redirect = Redirect::new(&config.redirect, config.server.app_port, gate, &base.registry)?;
+    let mut redirect = Redirect::new(&config.redirect, choice, config.server.app_port, gate, &base.registry)?;
     if let Err(error) = redirect.install_once().await {
         error!(%error, "the redirect could not be installed; it is tried again");
     }

@@ -2,13 +2,15 @@
 //!
 //! Captures (one is in force at a time): [`iptables`], kube2iam's way, and [`route`]. Under it, and whatever becomes of it, stand two
 //! guards ([`guard`]). What they share: which interfaces
-//! are meant ([`interfaces`]), what the host's links and routes are and when they change ([`links`]), and
-//! forgetting connections that are older than the rules ([`conntrack`]).
+//! are meant ([`interfaces`]), what the host's links and routes are and when they change ([`links`]), whether pods'
+//! packets come here ([`selftest`]), who may forward them without asking ([`dataplane`]), and forgetting connections
+//! that are older than the rules ([`conntrack`]).
 //!
 //! Knows neither Kubernetes nor AWS. Starts no task: every future belongs to its caller.
 
 mod addresses;
 pub mod conntrack;
+pub mod dataplane;
 pub mod family;
 pub mod guard;
 pub mod interfaces;
@@ -18,6 +20,7 @@ mod nfnetlink;
 mod nftables;
 pub mod route;
 mod rules;
+pub mod selftest;
 
 pub use addresses::{AddressesError, follow_addresses};
 pub use family::{Family, IMDS_PORT, IMDS_V4, IMDS_V6};

@@ -312,15 +312,18 @@ fn agent_with_another_capture_takes_over_with_sockets_of_its_own() {
         return;
     };
     let pod = world.pod("default", "pod", |pod| pod.role("MyPodRole")).unwrap();
-    let old = start(&world, "route");
-    old.ready().unwrap();
+    let mut agent = start(&world, "route");
+    agent.ready().unwrap();
     is_served(&pod);
-    let new = start(&world, "iptables");
-    says(&new, "taken over: the agent before this one is relieved");
-    is_served(&pod);
-    old.sigterm().unwrap();
-    assert_eq!(old.wait().unwrap().code(), Some(0), "{}", old.log());
-    is_served(&pod);
+    for capture in ["iptables", "route", "auto"] {
+        let next = start(&world, capture);
+        says(&next, "taken over: the agent before this one is relieved");
+        is_served(&pod);
+        agent.sigterm().unwrap();
+        assert_eq!(agent.wait().unwrap().code(), Some(0), "{}", agent.log());
+        is_served(&pod);
+        agent = next;
+    }
 }
 
 #[test]

@@ -7,10 +7,13 @@ use std::sync::Arc;
 
 use super::handover::{Entry, Handover, Patience};
 use crate::config::{Config, RedirectMode};
+use crate::redirect::{Choice, Mode};
 use crate::server::{Listeners, Pool};
 
 /// The listening sockets of `rolegate run`.
 pub(super) struct Sockets {
+    /// How pods' requests get there.
+    pub(super) choice: Choice,
     /// Where pods' requests come.
     pub(super) app: Listeners,
     /// Probes and metrics, unless the app port serves them as well.
@@ -24,8 +27,8 @@ pub(super) struct Sockets {
 // === impl Sockets ===
 
 impl Sockets {
-    /// Opens what `config` asks for, but for what an agent that is there hands over. What somebody else has is
-    /// waited for: it may be an agent that ends.
+    /// Opens what `config` asks for, but for what an agent that is there hands over, and finds out what to redirect by
+    /// where that is asked for. What somebody else has is waited for: it may be an agent that ends.
     ///
     /// # Errors
     /// When an address or a port stays somebody else's, or another agent keeps the node's redirect: the error names it.
@@ -33,18 +36,27 @@ impl Sockets {
         let state_dir = config.imds.state_dir.clone();
         let entry = Entry::new(&state_dir, &wants(config), config.redirect.preference)?;
         let Entry { keeper, left, predecessor, mut patience } = entry;
-        let app = patient(&mut patience, || app(config, &left))?;
-        let admin = if app_port_serves_all(config) {
+        let server = &config.server;
+        let (choice, app) = match Choice::told(config.redirect.mode) {
+            Some(choice) if choice.mode == Mode::Route => {
+                (choice, patient(&mut patience, || Listeners::bind_at_imds(&left))?)
+            }
+            Some(choice) => (choice, patient(&mut patience, || Listeners::bind(server.app_port, &left))?),
+            None => find(config, &left, &mut patience)?,
+        };
+        // Where the app port is not listened at, it serves nothing else either.
+        let app_serves_all = server.metrics_port == server.app_port && choice.mode != Mode::Route;
+        let admin = if app_serves_all {
             None
         } else {
-            Some(patient(&mut patience, || admin(config.server.metrics_port, &left))?)
+            Some(patient(&mut patience, || admin(server.metrics_port, &left))?)
         };
         let keeper = Arc::new(keeper);
         let mut listeners = app.clones()?;
         listeners.extend(admin.as_ref().map(TcpListener::try_clone).transpose()?);
         let handover =
             Handover { state_dir, keeper: Arc::clone(&keeper), listeners, app: app.addresses(), predecessor };
-        Ok(Self { app, admin, keeper, handover })
+        Ok(Self { choice, app, admin, keeper, handover })
     }
 }
 
@@ -57,23 +69,20 @@ fn wants(config: &Config) -> Vec<SocketAddr> {
         RedirectMode::Route => imds.to_vec(),
         RedirectMode::Iptables | RedirectMode::None => port.to_vec(),
     };
-    if !app_port_serves_all(config) {
-        wants.extend(any_address(server.metrics_port));
-    }
+    wants.extend(any_address(server.metrics_port));
     wants
 }
 
-fn app(config: &Config, left: &Pool) -> io::Result<Listeners> {
-    match config.redirect.mode {
-        RedirectMode::Auto | RedirectMode::Route => Listeners::bind_at_imds(left),
-        RedirectMode::Iptables | RedirectMode::None => Listeners::bind(config.server.app_port, left),
-    }
-}
-
-/// Where the app port is not listened at, it serves nothing else either.
-fn app_port_serves_all(config: &Config) -> bool {
-    config.server.metrics_port == config.server.app_port
-        && matches!(config.redirect.mode, RedirectMode::Iptables | RedirectMode::None)
+/// What `--redirect=auto` comes to here. What another agent has handed over is not taken for somebody else's.
+fn find(config: &Config, left: &Pool, patience: &mut Patience) -> anyhow::Result<(Choice, Listeners)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let found = Choice::find(&config.redirect, || Listeners::bind_at_imds(left));
+    let (choice, at_imds) = runtime.block_on(found)?;
+    let app = match at_imds {
+        Some(listeners) => listeners,
+        None => patient(patience, || Listeners::bind(config.server.app_port, left))?,
+    };
+    Ok((choice, app))
 }
 
 /// Of both families where there is IPv6.

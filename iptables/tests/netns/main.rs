@@ -4,9 +4,12 @@
 #![allow(clippy::expect_used, reason = "a test's helpers fail the test")]
 
 mod conntrack;
+mod dataplane;
 mod guards;
 mod host;
 mod links;
 mod route;
 mod rules;
+mod selftest;
+mod tcx;
 mod traffic;
