@@ -151,7 +151,6 @@ fn agent_with_another_state_directory_ends_at_once_and_names_both() {
         for part in [theirs.as_str(), &ours.path().display().to_string(), &first_pid] {
             assert!(said.contains(part), "{part}: {said}");
         }
-        assert!(!second.log().contains("waiting:"), "{}", second.log());
     }
     is_served(&pod);
     assert!(!first.log().contains("takes over"), "{}", first.log());
