@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod guard;
+mod handover;
 mod late_source;
 mod learn;
 mod privileges;
@@ -38,12 +39,13 @@ use crate::policy::Policy;
 use crate::prefetch::{self, Complaints};
 use crate::ready::Gates;
 use crate::redirect::{Choice, Mode, Redirect};
-use crate::server::{Listeners, Server};
+use crate::server::{Listeners, Queue, Server};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Telemetry;
 use crate::types::{Clock, PodIp};
 pub use cleanup::cleanup;
 pub use guard::guard;
+use handover::{Charge, Stage};
 use late_source::LateSource;
 use learn::Learner;
 use privileges::Privileges;
@@ -124,18 +126,26 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
         instance_id: Arc::default(),
     };
 
-    let mode = sockets.choice.mode;
-    let redirect = start_redirect(&base, sockets.choice).await?;
-    let wires = start_wires(&base, mode, &mut supervisor)?;
-    start_redirect_task(redirect, &wires, &mut supervisor);
+    let Sockets { choice, app, admin, keeper, handover } = sockets;
+    let stage = Stage::new(handover.follows(), supervisor.shutdown());
+    let mut succession = stage.watch();
+    let mode = choice.mode;
+    let redirect = start_redirect(&base, choice).await?;
+    let wires = start_wires(&base, mode, stage.charge(), &mut supervisor)?;
+    start_redirect_task(redirect, &wires, stage.charge(), &mut supervisor);
     start_prefetch(&base, &wires, &mut supervisor);
-    let admin = start_admin(&base, &wires, sockets.admin, &mut supervisor)?;
-    start_server(&base, wires, sockets.app, admin, &mut supervisor)?;
+    let admin = start_admin(&base, &wires, admin, stage.charge(), &mut supervisor);
+    start_server(&base, wires, app, admin, stage.queue(), &mut supervisor)?;
+    let state_dir = base.config.imds.state_dir.clone();
+    supervisor.spawn("keeper", handover::keep(keeper, state_dir, stage.charge()));
+    let (gates, registry) = (base.gates.clone(), base.registry.clone());
+    supervisor.spawn("handover", handover.run(stage, gates, registry, supervisor.shutdown()));
     start_ready_log(&base, &mut supervisor);
     serving.open();
 
     let ended = tokio::select! {
         name = signals.next() => {
+            handover::wait_for_successor(&mut succession, &mut signals, name).await;
             info!(signal = name, "ending: started requests are answered");
             Ok(())
         }
@@ -161,7 +171,12 @@ async fn start_redirect(base: &Base, choice: Choice) -> anyhow::Result<Redirect>
     Ok(redirect)
 }
 
-fn start_wires(base: &Base, mode: Mode, supervisor: &mut Supervisor) -> anyhow::Result<Wires> {
+fn start_wires(
+    base: &Base,
+    mode: Mode,
+    charge: Charge,
+    supervisor: &mut Supervisor,
+) -> anyhow::Result<Wires> {
     let (watch, snapshots) = Watch::new(
         base.config.kubernetes.clone(),
         base.config.policy.keys.clone(),
@@ -173,7 +188,7 @@ fn start_wires(base: &Base, mode: Mode, supervisor: &mut Supervisor) -> anyhow::
     );
     let node = watch.node();
     let witnesses = start_witnesses(base, mode, &watch, snapshots.clone(), supervisor)?;
-    start_own_node(base, node.clone(), supervisor);
+    start_own_node(base, node.clone(), charge, supervisor);
     let shutdown = supervisor.shutdown();
     supervisor.spawn("kubernetes-watch", async move {
         watch.run(shutdown).await;
@@ -239,13 +254,20 @@ fn start_witnesses(
 }
 
 /// Nothing is asked of the Node unless told to.
-fn start_own_node(base: &Base, node: watch::Receiver<Option<String>>, supervisor: &mut Supervisor) {
+fn start_own_node(
+    base: &Base,
+    node: watch::Receiver<Option<String>>,
+    charge: Charge,
+    supervisor: &mut Supervisor,
+) {
     let kubernetes = &base.config.kubernetes;
     let Some(taint) = kubernetes.startup_taint.clone() else { return };
     let own_node = OwnNode::new(kubernetes.clone(), taint, base.clock.clone(), &base.registry);
-    let (gates, shutdown) = (base.gates.clone(), supervisor.shutdown());
+    let gates = base.gates.clone();
     supervisor.spawn("own-node", async move {
-        own_node.run(node, gates, shutdown).await;
+        while let Some(turn) = charge.turn().await {
+            own_node.run(node.clone(), gates.clone(), turn.token()).await;
+        }
         Ok(())
     });
 }
@@ -265,8 +287,15 @@ fn start_addresses(supervisor: &mut Supervisor) -> watch::Receiver<Arc<HashSet<P
     addresses
 }
 
-fn start_redirect_task(redirect: Redirect, wires: &Wires, supervisor: &mut Supervisor) {
-    supervisor.spawn("redirect", redirect.run(supervisor.shutdown(), wires.snapshots.clone()));
+fn start_redirect_task(mut redirect: Redirect, wires: &Wires, charge: Charge, supervisor: &mut Supervisor) {
+    let snapshots = wires.snapshots.clone();
+    supervisor.spawn("redirect", async move {
+        while let Some(turn) = charge.turn().await {
+            redirect.run(turn.token(), snapshots.clone()).await?;
+            redirect.left_to_another();
+        }
+        Ok(())
+    });
 }
 
 /// What pods will ask for depends on the policy: when that is known, or known better, it is computed anew.
@@ -291,8 +320,9 @@ fn start_admin(
     base: &Base,
     wires: &Wires,
     listener: Option<TcpListener>,
+    charge: Charge,
     supervisor: &mut Supervisor,
-) -> anyhow::Result<Arc<Admin>> {
+) -> Arc<Admin> {
     let health = Health {
         host_ip: base.config.redirect.host_ips.first().copied(),
         instance_id: Arc::clone(&base.instance_id),
@@ -304,11 +334,16 @@ fn start_admin(
     }
     let admin = Arc::new(admin);
     if let Some(listener) = listener {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        let run = Arc::clone(&admin).run(listener, base.accept_errors.clone(), supervisor.shutdown());
-        supervisor.spawn("admin", run);
+        let (admin, errors) = (Arc::clone(&admin), base.accept_errors.clone());
+        supervisor.spawn("admin", async move {
+            while let Some(turn) = charge.turn().await {
+                let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+                Arc::clone(&admin).run(listener, errors.clone(), turn.token()).await?;
+            }
+            Ok(())
+        });
     }
-    Ok(admin)
+    admin
 }
 
 fn start_server(
@@ -316,6 +351,7 @@ fn start_server(
     wires: Wires,
     listeners: Listeners,
     admin: Arc<Admin>,
+    queue: watch::Receiver<Queue>,
     supervisor: &mut Supervisor,
 ) -> anyhow::Result<()> {
     let config = &base.config;
@@ -356,7 +392,8 @@ fn start_server(
         supervisor.tracker(),
         &base.registry,
     );
-    supervisor.spawn("server", server.run(listeners, base.accept_errors.clone(), supervisor.shutdown()));
+    supervisor
+        .spawn("server", server.run(listeners, base.accept_errors.clone(), queue, supervisor.shutdown()));
     Ok(())
 }
 

@@ -189,7 +189,7 @@ impl Redirect {
     /// # Errors
     /// None: what fails is logged and counted, closes the gate and is tried again.
     pub async fn run(
-        mut self,
+        &mut self,
         shutdown: CancellationToken,
         mut pods: watch::Receiver<Arc<Snapshot>>,
     ) -> anyhow::Result<()> {
@@ -211,6 +211,12 @@ impl Redirect {
                 timer.reset_after(LOOK_AFTER_ERROR.min(self.look_every));
             }
         }
+    }
+
+    /// Another agent keeps it from now on, until [`Self::run`] looks again.
+    pub fn left_to_another(&mut self) {
+        (self.stale_connections, self.stale_capture) = (true, true);
+        self.gate.close("another agent of this node keeps the redirect");
     }
 
     /// One look: compares, mends, and sets the gate by what came of it.

@@ -3,6 +3,7 @@
 mod admission;
 mod connection;
 mod destination;
+mod queue;
 mod rest;
 mod turns;
 
@@ -28,10 +29,11 @@ use nix::sys::socket::{
     sockopt,
 };
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
-use rolegate_iptables::Family;
 use rolegate_iptables::arrival::Arrival;
 use rolegate_iptables::route::listen_at_imds;
+use rolegate_iptables::{Family, IMDS_PORT};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -44,6 +46,7 @@ use admission::Admission;
 use connection::HopLimited;
 pub use connection::{HopLimit, Stream};
 pub use destination::Destination;
+pub use queue::{Pool, Queue};
 use turns::InTurn;
 
 /// No connection lives longer than 5 s without a complete header: this from when it is served, and at most 900 ms before.
@@ -115,18 +118,30 @@ pub struct Server<D, U> {
 // === impl Listeners ===
 
 impl Listeners {
-    /// Binds `port` on every address of both families; a host without IPv6 is not an error.
+    /// Where [`Self::bind`] listens.
+    #[must_use]
+    pub fn at_port(port: u16) -> [SocketAddr; 2] {
+        [(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()]
+    }
+
+    /// Where [`Self::bind_at_imds`] listens.
+    #[must_use]
+    pub fn at_imds() -> [SocketAddr; 2] {
+        [Family::V4, Family::V6].map(|family| (family.imds(), IMDS_PORT).into())
+    }
+
+    /// Binds `port` on every address of both families, but for what is in the pool; a host without IPv6 is not an error.
     ///
     /// # Errors
     /// When IPv4 cannot be bound, or somebody else has the port of either family: pods would be redirected to
     /// them. The error names the port.
-    pub fn bind(port: u16) -> io::Result<Self> {
+    pub fn bind(port: u16, pool: &Pool) -> io::Result<Self> {
         let named = |error: io::Error| {
             io::Error::new(error.kind(), format!("port {port} (--app-port) cannot be bound: {error}"))
         };
-        let v4 = listener(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).map_err(named)?;
-        let mut all = vec![v4];
-        match listener(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))) {
+        let [v4, v6] = Self::at_port(port);
+        let mut all = vec![pool.or_open(v4, || listener(v4)).map_err(named)?];
+        match pool.or_open(v6, || listener(v6)) {
             Ok(v6) => all.push(v6),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(named(error)),
             Err(error) => debug!(%error, port, "IPv6 is not served: the port cannot be bound there"),
@@ -134,15 +149,18 @@ impl Listeners {
         Ok(Self(all))
     }
 
-    /// Listens at the IMDS addresses themselves, which are none of the host's; a host without IPv6 is not an error.
+    /// Listens at the IMDS addresses themselves, which are none of the host's, but for what is in the pool; a host
+    /// without IPv6 is not an error.
     ///
     /// # Errors
     /// When one of them is somebody else's, or may not be listened at. The error names it.
-    pub fn bind_at_imds() -> io::Result<Self> {
-        let at_imds = |family| {
-            let listener = listen_at_imds(family, BACKLOG)?;
-            setsockopt(&listener, sockopt::TcpUserTimeout, &UNREAD_ANSWER_MILLIS)?;
-            Ok::<_, io::Error>(listener)
+    pub fn bind_at_imds(pool: &Pool) -> io::Result<Self> {
+        let at_imds = |family: Family| {
+            pool.or_open((family.imds(), IMDS_PORT).into(), || {
+                let listener = listen_at_imds(family, BACKLOG)?;
+                setsockopt(&listener, sockopt::TcpUserTimeout, &UNREAD_ANSWER_MILLIS)?;
+                Ok(listener)
+            })
         };
         let mut all = vec![at_imds(Family::V4)?];
         match at_imds(Family::V6) {
@@ -151,6 +169,20 @@ impl Listeners {
             Err(error) => debug!(%error, "IPv6 is not served"),
         }
         Ok(Self(all))
+    }
+
+    /// Where it is listened at.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.0.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// The same sockets once more.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn clones(&self) -> io::Result<Vec<std::net::TcpListener>> {
+        self.0.iter().map(std::net::TcpListener::try_clone).collect()
     }
 }
 
@@ -205,7 +237,7 @@ impl<D: Answer, U: Answer> Server<D, U> {
         }
     }
 
-    /// Accepts until `shutdown`, then lets started requests end.
+    /// Accepts until `shutdown` what is this process's to take, then lets started requests end.
     ///
     /// # Errors
     /// When the runtime does not take a socket.
@@ -213,26 +245,39 @@ impl<D: Answer, U: Answer> Server<D, U> {
         self,
         listeners: Listeners,
         errors: AcceptErrors,
+        queue: watch::Receiver<Queue>,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         let listeners = listeners.0.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()?;
-        let loops =
-            listeners.into_iter().map(|listener| self.accept_loop(listener, &errors, shutdown.clone()));
+        let loops = listeners
+            .into_iter()
+            .map(|listener| self.accept_loop(listener, &errors, queue.clone(), shutdown.clone()));
         futures::future::join_all(loops).await;
         Ok(())
     }
 
-    async fn accept_loop(&self, listener: TcpListener, errors: &AcceptErrors, shutdown: CancellationToken) {
+    async fn accept_loop(
+        &self,
+        listener: TcpListener,
+        errors: &AcceptErrors,
+        mut queue: watch::Receiver<Queue>,
+        shutdown: CancellationToken,
+    ) {
         loop {
+            let left = *queue.borrow_and_update() == Queue::Left;
             let accepted = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                accepted = listener.accept() => accepted,
+                Ok(()) = queue.changed() => continue,
+                accepted = listener.accept(), if !left => accepted,
             };
             match accepted {
                 Ok((stream, socket)) => self.start(stream, socket, shutdown.clone()),
                 Err(error) => errors.wait_out(&error, "imds").await,
             }
+        }
+        if *queue.borrow() != Queue::Own {
+            return;
         }
         // What the kernel has connected before the end has been asked for before it.
         rest::take(listener, |stream, socket| self.start(stream, socket, shutdown.clone())).await;

@@ -38,10 +38,11 @@ const HOMES: &[(&str, &[&str])] = &[
     ("aws_smithy*", &["credentials::assume_role"]),
     ("aws_types", &["credentials::assume_role"]),
     ("moka", &["credentials::broker"]),
-    // Socket options; why accepting failed; limits and flags of the process; how the key's file is opened.
-    ("nix", &["server", "accept", "app::process", "imds::token::key_file"]),
-    // Capabilities: nix has none of them.
-    ("rustix", &["app::privileges"]),
+    // Socket options; why accepting failed; limits and flags of the process; how the key's file is opened; who is at the
+    // other end of a hand-over.
+    ("nix", &["server", "accept", "app::process", "app::handover", "imds::token::key_file"]),
+    // Capabilities: nix has none of them. Descriptors that arrive are owned: nix's are numbers, which to own is unsafe.
+    ("rustix", &["app::privileges", "app::handover::descriptors"]),
     ("socket2", &["server::rest"]),
     ("rtnetlink", &["redirect"]),
     ("tracing_subscriber", &["telemetry"]),

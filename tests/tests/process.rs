@@ -142,7 +142,8 @@ fn sigterm_under_load_loses_no_request_whose_connection_was_taken() {
     });
 }
 
-/// With the same ports and with others: one node, one redirect, one agent that keeps it.
+/// With the same ports and with others, with a redirect and without: one node, one agent that keeps it. One with the same
+/// state directory takes over (suite `handover`).
 #[test]
 fn second_agent_of_a_node_says_so_and_ends_and_the_first_never_notices() {
     let test = "second_agent_of_a_node_says_so_and_ends_and_the_first_never_notices";
@@ -150,18 +151,16 @@ fn second_agent_of_a_node_says_so_and_ends_and_the_first_never_notices() {
     let first = world.agent(&["--reconcile-period=1s"]).unwrap();
     let rules = world.topology.rules(Backend::Nft).unwrap();
     let others = ["--app-port=8282", "--metrics-port=9999"];
+    let elsewhere = tempfile::tempdir().unwrap();
+    let state_dir = format!("--state-dir={}", elsewhere.path().display());
     Crowd::around(&world, |crowd| {
         crowd.served(0, 1, &first);
         let from = crowd.so_far();
-        for (flags, says) in [
-            (&[][..], "port 8181"),
-            (&others[..1], "port 9543"),
-            (&others, "another rolegate keeps the redirect of this node"),
-        ] {
-            let second = world.start_agent(flags).unwrap();
+        for flags in [&[][..], &others[..1], &others, &["--iptables=false"]] {
+            let second = start_with(&world, &state_dir, flags);
             assert_eq!(second.wait().unwrap().code(), Some(1), "{flags:?}: {}", second.log());
             let said = second.lines().last().unwrap().text.clone();
-            assert!(said.contains(says), "{flags:?}: {said}");
+            assert!(said.contains("keeps the redirect of this node"), "{flags:?}: {said}");
             assert_eq!(world.topology.rules(Backend::Nft).unwrap(), rules, "{flags:?}");
         }
         let all = crowd.served(from, 5, &first);
@@ -170,16 +169,21 @@ fn second_agent_of_a_node_says_so_and_ends_and_the_first_never_notices() {
     assert_eq!(first.admin("/readyz").unwrap().status, 200);
     assert!(!first.log().contains("redirect repaired"), "{}", first.log());
 
-    // Where the redirect is the operator's own, nothing is kept that two could fight for.
-    let beside = world.start_agent(&[&others[..], &["--iptables=false"]].concat()).unwrap();
-    beside.wait_for_line("ready", |line| line.text_of("message").as_deref() == Some("ready")).unwrap();
-    drop(beside);
     // Nothing stays of one that was killed.
     first.kill9().unwrap();
     let again = world.agent(&others).unwrap();
     let pod = world.pod("default", "pod", |pod| pod.role("MyPodRole")).unwrap();
     again.poll("the pod is known", || Ok(pod.imds().get(DOCUMENT)?.status == 200)).unwrap();
     assert_eq!(pod.imds().credentials().unwrap()["Code"], "Success", "{}", again.log());
+}
+
+/// The usual flags but for the state directory, and these.
+fn start_with(world: &World, state_dir: &str, flags: &[&str]) -> Agent {
+    let mut all = world.usual_flags();
+    all.retain(|flag| !flag.starts_with("--state-dir"));
+    all.push(state_dir.to_owned());
+    all.extend(flags.iter().map(|flag| (*flag).to_owned()));
+    Agent::start(world.topology.node(), &all, &world.environment()).unwrap()
 }
 
 /// K7: neither the manifest nor a signal takes the rules away: there is no hook to do it, and the process leaves

@@ -95,12 +95,18 @@ fn pods_are_captured_or_refused_from_the_first_moment_to_kill_9_and_back() {
 fn address_that_another_process_listens_at_is_named_and_nothing_is_open() {
     let test = "address_that_another_process_listens_at_is_named_and_nothing_is_open";
     let Some(world) = open_world(test) else { return };
-    let _first = start(&world);
-    let second = Agent::start(world.topology.node(), &flags(&world), &world.environment()).unwrap();
-    assert!(!second.wait().unwrap().success());
-    assert!(
-        second.log().contains("169.254.169.254:80 (--redirect=route) cannot be listened at"),
-        "{}",
-        second.log()
-    );
+    let pod = world.pod("default", "asking", |pod| pod.role("MyPodRole")).unwrap();
+    let traffic = Traffic::start(&pod.net, imds_v4());
+    traffic.wait_for(5, |got| got == Got::NodeCredentials).unwrap();
+    let taken = world.topology.node().listen("0.0.0.0:80".parse().unwrap()).unwrap();
+    let agent = Agent::start(world.topology.node(), &flags(&world), &world.environment()).unwrap();
+    let waiting = "waiting: 169.254.169.254:80 (--redirect=route) cannot be listened at";
+    agent.wait_for_line(waiting, |line| line.text.contains(waiting)).unwrap();
+    agent.wait_for_line("guarded", |line| line.text.contains("the guards stand while")).unwrap();
+    let guarded = Instant::now();
+    traffic.wait_for(5, |got| got == Got::Nothing).unwrap();
+    drop(taken);
+    traffic.wait_for(5, |got| matches!(got, Got::Status(_))).unwrap();
+    let leaked = traffic.seen().into_iter().filter(|(at, got)| *at > guarded && *got == Got::NodeCredentials);
+    assert_eq!(leaked.count(), 0);
 }

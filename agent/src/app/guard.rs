@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use rolegate_iptables::guard::Guard;
 use serde_json::json;
+use tracing::{info, warn};
 
 use super::privileges::check_for_rules;
 
@@ -24,4 +25,15 @@ pub async fn guard(preference: u32, json: bool) -> anyhow::Result<()> {
     }
     anyhow::ensure!(errors.is_empty(), "not guarded: {}", errors.join("; "));
     Ok(())
+}
+
+/// The same for a start that has to wait: what nobody redirects meanwhile is refused.
+pub(super) async fn put_up(preference: u32) {
+    let outcome = Guard::new(preference).reconcile(&|_| {}).await;
+    for error in &outcome.errors {
+        warn!(%error, "a guard does not stand while this agent waits");
+    }
+    if outcome.errors.is_empty() {
+        info!("the guards stand while this agent waits");
+    }
 }

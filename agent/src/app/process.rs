@@ -1,9 +1,6 @@
 //! What concerns the process as a whole: limits, signals, the lines that it starts with.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixListener};
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -61,24 +58,6 @@ pub(super) fn raise_descriptor_limit() -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
-/// A name that one process of a network namespace can have at a time, and that goes with it however it ends.
-const REDIRECT_KEEPER: &str = "rolegate/redirect";
-
-/// Makes this process the one that keeps the node's redirect: two with different ports would write their own
-/// over the other's for ever. Keep what is returned.
-///
-/// # Errors
-/// When there is another.
-pub(super) fn keep_redirect_alone() -> anyhow::Result<UnixListener> {
-    let name = SocketAddr::from_abstract_name(REDIRECT_KEEPER)?;
-    UnixListener::bind_addr(&name).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => anyhow::anyhow!(
-            "another rolegate keeps the redirect of this node: it has the abstract socket @{REDIRECT_KEEPER}"
-        ),
-        _ => anyhow::Error::new(error).context(format!("the abstract socket @{REDIRECT_KEEPER}")),
-    })
-}
-
 /// A panic is a defect: it is one line of the log, whatever its format, and its connection's or task's end alone.
 pub(super) fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
@@ -115,14 +94,6 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
-}
-
-/// Listens on all addresses, of both families where there is IPv6.
-pub(super) fn bind_any(port: u16) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
-        .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
 
 /// `name: reason` of every closed gate.

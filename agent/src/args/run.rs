@@ -227,7 +227,7 @@ pub struct MetadataArgs {
     /// kube2iam: that of the instance
     #[arg(long, value_name = "COUNT")]
     pub token_hop_limit: Option<String>,
-    /// Keeps the key of tokens across restarts [default: /var/lib/rolegate]
+    /// Keeps the key of tokens across restarts; a new agent of the node takes over from the old one through it [default: /var/lib/rolegate]
     #[arg(long, value_name = "DIRECTORY")]
     pub state_dir: Option<String>,
     /// Longest that a request waits for its pod or for STS, at most 900ms [default: 900ms]

@@ -57,7 +57,12 @@ impl OwnNode {
     }
 
     /// Tells the Node, as soon as its name is known, how the gates stand; every failure is retried until `shutdown`.
-    pub async fn run(self, node: watch::Receiver<Option<String>>, gates: Gates, shutdown: CancellationToken) {
+    pub async fn run(
+        &self,
+        node: watch::Receiver<Option<String>>,
+        gates: Gates,
+        shutdown: CancellationToken,
+    ) {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => {}

@@ -114,7 +114,7 @@ fn rules_that_others_change_are_mended_without_being_told() {
         let (repairs, shutdown) = (redirect.metrics.repairs.clone(), CancellationToken::new());
         let (_pods, receiver) = watch::channel(listed());
         // Neither the timer nor the trigger helps.
-        let redirect = Redirect { look_every: Duration::from_secs(3_600), ..redirect };
+        let mut redirect = Redirect { look_every: Duration::from_secs(3_600), ..redirect };
         let task = redirect.run(shutdown.clone(), receiver);
         let story = async {
             gates.wait().await;
@@ -131,7 +131,7 @@ fn rules_that_others_change_are_mended_without_being_told() {
 #[test]
 fn a_link_that_comes_makes_the_task_look() {
     in_netns("a_link_that_comes_makes_the_task_look", || async {
-        let (gates, redirect) = redirect(&config("auto"));
+        let (gates, mut redirect) = redirect(&config("auto"));
         let chain_changed = redirect.metrics.repairs.with_label_values(&["chain_changed"]);
         let shutdown = CancellationToken::new();
         let (_pods, receiver) = watch::channel(listed());

@@ -48,6 +48,15 @@ impl Running {
     }
 
     fn with(listener: std::net::TcpListener, per_pod: usize, size: usize) -> Self {
+        Self::sharing(listener, watch::channel(Queue::Own).1, per_pod, size)
+    }
+
+    fn sharing(
+        listener: std::net::TcpListener,
+        queue: watch::Receiver<Queue>,
+        per_pod: usize,
+        size: usize,
+    ) -> Self {
         let config = config::Server {
             app_port: 0,
             metrics_port: 0,
@@ -64,7 +73,7 @@ impl Running {
         let to = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let errors = AcceptErrors::register(&registry);
-        tracker.spawn(server.run(Listeners(vec![listener]), errors, shutdown.clone()));
+        tracker.spawn(server.run(Listeners(vec![listener]), errors, queue, shutdown.clone()));
         Self { to, open, order, _shutdown: shutdown.drop_guard() }
     }
 
@@ -195,4 +204,43 @@ async fn a_burst_of_one_source_is_not_answered_before_the_request_of_another() {
     let place = order.iter().position(|ip| *ip == PodIp::new(neighbour.into())).unwrap();
     assert_eq!(order.len(), 51);
     assert!(place <= 2, "it was answered after {place} others");
+}
+
+/// As [`Running`] with the sender of its queue, and a clone of its listener as another process has it.
+fn shared(queue: Queue) -> (Running, watch::Sender<Queue>, std::net::TcpListener) {
+    let listener = listener(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let other = listener.try_clone().unwrap();
+    let (sender, receiver) = watch::channel(queue);
+    (Running::sharing(listener, receiver, 8, 1), sender, other)
+}
+
+#[tokio::test]
+async fn what_is_left_to_another_process_waits_until_it_is_not() {
+    let (running, queue, other) = shared(Queue::Left);
+    let other = TcpListener::from_std(other).unwrap();
+    let mut client = running.connect().await;
+    client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    // The other finds it there, whoever is first.
+    other.accept().await.unwrap();
+    assert_eq!(running.open.get(), 0);
+
+    let mut client = running.connect().await;
+    client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    queue.send_replace(Queue::Own);
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn at_the_end_a_shared_socket_is_left_as_it_is() {
+    let (running, _queue, other) = shared(Queue::Shared);
+    let to = running.to;
+    drop(running);
+    let other = TcpListener::from_std(other).unwrap();
+    // New connections are made, and nobody but the other takes them.
+    for _ in 0..5 {
+        let _client = TcpStream::connect(to).await.unwrap();
+        other.accept().await.unwrap();
+    }
 }

@@ -212,11 +212,13 @@ impl Scene {
     fn state(&self, agent: &Agent) {
         let flags = self.world.usual_flags();
         let dir = flags.iter().find_map(|flag| flag.strip_prefix("--state-dir=")).unwrap();
-        let names: BTreeSet<String> = std::fs::read_dir(dir)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        assert_eq!(names, ["imds-token.key", "kubeconfig"].map(str::to_owned).into(), "{}", agent.log());
+        let kept = ["handover.sock", "imds-token.key", "kubeconfig"].map(str::to_owned).into();
+        let is_kept = || {
+            let names =
+                std::fs::read_dir(dir)?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+            Ok(names.collect::<BTreeSet<String>>() == kept)
+        };
+        agent.poll("nothing else is there", is_kept).unwrap();
     }
 
     /// Kills one at `point` on a node without rules, and starts the next. From when the rules stand to the end
