@@ -58,8 +58,8 @@ mod tests {
         let (old, new) = UnixStream::pair().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
-        let _waiting = TcpStream::connect(at).unwrap();
         setsockopt(&listener, sockopt::TcpUserTimeout, &5_000).unwrap();
+        let _waiting = TcpStream::connect(at).unwrap();
         send(&old, b"line\n", &[listener.as_fd()]).unwrap();
         drop(listener);
 
@@ -70,7 +70,8 @@ mod tests {
         let taken = TcpListener::from(descriptor);
         assert_eq!(taken.local_addr().unwrap(), at);
         let (accepted, _) = taken.accept().unwrap();
-        assert_eq!(getsockopt(&accepted, sockopt::TcpUserTimeout).unwrap(), 5_000, "options go with it");
+        assert_eq!(getsockopt(&accepted, sockopt::TcpUserTimeout).unwrap(), 5_000);
+        assert_eq!(getsockopt(&taken, sockopt::TcpUserTimeout).unwrap(), 5_000);
         assert!(fcntl(&taken, FcntlArg::F_GETFD).unwrap() & FdFlag::FD_CLOEXEC.bits() != 0);
         drop(old);
         assert_eq!(receive(&new, &mut bytes).unwrap().0, 0, "the end");
