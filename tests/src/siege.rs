@@ -150,6 +150,14 @@ impl Siege {
         self.capture.agent(&self.world, flags)
     }
 
+    /// As [`Siege::agent`], without waiting: beside one that runs.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_agent(&self, flags: &[&str]) -> Result<Agent> {
+        self.capture.start_agent(&self.world, flags)
+    }
+
     /// From now on nothing of the node's may reach a pod, nor a pod's request the real service.
     ///
     /// # Errors

@@ -75,12 +75,14 @@ fn flushed_while_dead(siege: &Siege, cell: &str, flush: &str) -> Agent {
     siege.agent(&[]).unwrap_or_else(|error| panic!("{cell}: {error:#}"))
 }
 
-/// Another version takes the place of this one, and the flush comes between the two.
+/// Another version takes the place of this one, and the flush comes while both are there.
 fn flushed_while_upgraded(siege: &Siege, agent: &Agent, cell: &str, flush: &str) -> Agent {
-    agent.sigterm().unwrap();
+    let new = siege.start_agent(&["--reconcile-period=1s"]).unwrap();
     siege.on_node(flush).unwrap();
+    agent.sigterm().unwrap();
     assert!(agent.wait().unwrap().success(), "{cell}: {}", agent.log());
-    siege.agent(&[]).unwrap_or_else(|error| panic!("{cell}: {error:#}"))
+    new.ready().unwrap_or_else(|error| panic!("{cell}: {error:#}"));
+    new
 }
 
 fn every_cell(test: &str, capture: Capture) {
