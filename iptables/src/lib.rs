@@ -1,7 +1,7 @@
 //! Puts the redirect of the instance metadata addresses into the kernel and keeps it true.
 //!
 //! Captures (one is in force at a time): [`iptables`], kube2iam's way, and [`route`]. Under it, and whatever becomes of it, stand two
-//! guards ([`guard`]). What they share: which interfaces
+//! guards ([`guard`]); on a bridge that several pods share, each port is held to its pod's address ([`pins`]). What they share: which interfaces
 //! are meant ([`interfaces`]), what the host's links and routes are and when they change ([`links`]), and
 //! forgetting connections that are older than the rules ([`conntrack`]).
 //!
@@ -14,6 +14,7 @@ pub mod guard;
 pub mod interfaces;
 pub mod iptables;
 pub mod links;
+pub mod pins;
 mod nfnetlink;
 mod nftables;
 pub mod route;

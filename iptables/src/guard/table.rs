@@ -1,9 +1,7 @@
 //! Guard 2 as it should be.
 
-use netlink_packet_netfilter::nftables::InetHookNumber;
-
 use crate::family::{Family, IMDS_PORT};
-use crate::nftables::{Chain, Table, accept, drop, spoofed, tcp_port, to};
+use crate::nftables::{Base, Chain, HookNumber, Table, TableFamily, accept, drop, spoofed, tcp_port, to};
 
 /// Before connection tracking (`NF_IP_PRI_RAW`, linux/netfilter_ipv4.h): the source is what the packet says.
 const RAW: i32 = -300;
@@ -15,24 +13,22 @@ pub(super) fn desired() -> Table {
     let imds = Family::ALL.map(Family::imds);
     let all = |parts: &[Vec<_>]| parts.concat();
     Table {
+        family: TableFamily::Inet,
         name: "rolegate",
         chains: vec![
             Chain {
                 name: "prerouting",
-                hook: InetHookNumber::PreRouting,
-                priority: RAW,
+                base: Some(Base { hook: HookNumber::PreRouting, priority: RAW }),
                 rules: imds.map(|address| all(&[to(address), spoofed(), drop()])).into(),
             },
             Chain {
                 name: "forward",
-                hook: InetHookNumber::Forward,
-                priority: BEFORE_FILTER,
+                base: Some(Base { hook: HookNumber::Forward, priority: BEFORE_FILTER }),
                 rules: imds.map(|address| all(&[to(address), drop()])).into(),
             },
             Chain {
                 name: "input",
-                hook: InetHookNumber::LocalIn,
-                priority: BEFORE_FILTER,
+                base: Some(Base { hook: HookNumber::LocalIn, priority: BEFORE_FILTER }),
                 rules: imds
                     .into_iter()
                     .flat_map(|address| {
