@@ -14,9 +14,9 @@ pub mod guard;
 pub mod interfaces;
 pub mod iptables;
 pub mod links;
-pub mod pins;
 mod nfnetlink;
 mod nftables;
+pub mod pins;
 pub mod route;
 mod rules;
 

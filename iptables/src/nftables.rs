@@ -19,8 +19,8 @@ use netlink_packet_netfilter::nftables::{
 
 use crate::nfnetlink::{Nfnetlink, NfnetlinkError, Request};
 pub(crate) use expression::{
-    Expression, NETWORK_HEADER, TRANSPORT_HEADER, accept, compare, compare_register, drop, go_to, load_meta,
-    load_payload, meta, payload, remember, spoofed, tcp_port, to,
+    Expression, LINK_HEADER, NETWORK_HEADER, TRANSPORT_HEADER, accept, compare, compare_register, drop,
+    go_to, load_meta, load_payload, masked, meta, payload, remember, spoofed, tcp_port, to,
 };
 
 /// `NF_ACCEPT`, as the policy of a chain (linux/netfilter.h).
@@ -135,10 +135,8 @@ impl Table {
     }
 
     fn new_chain(&self, chain: &Chain) -> NfTablesMessage {
-        let mut attributes = vec![
-            ChainAttribute::Table(self.name.to_owned()),
-            ChainAttribute::Name(chain.name.to_owned()),
-        ];
+        let mut attributes =
+            vec![ChainAttribute::Table(self.name.to_owned()), ChainAttribute::Name(chain.name.to_owned())];
         if let Some(base) = chain.base {
             attributes.extend([
                 ChainAttribute::Hook(vec![

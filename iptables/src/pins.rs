@@ -42,9 +42,7 @@ pub struct Pin {
 /// What should be pinned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pins {
-    /// The bridges whose ports are looked at. No pins and no bridges: there is no table.
-    pub bridges: BTreeSet<String>,
-    /// No address twice.
+    /// No address twice. None: there is no table.
     pub pins: BTreeSet<Pin>,
 }
 
@@ -81,7 +79,7 @@ impl Pins {
         before_write: &(dyn Fn(PinsDrift) + Sync),
     ) -> Result<Option<PinsDrift>, PinsError> {
         let table = table::desired(self);
-        if self.bridges.is_empty() {
+        if self.pins.is_empty() {
             return Ok(table.remove().await?.then_some(PinsDrift::Changed));
         }
         let Some(wrong) = table.drift().await?.map(PinsDrift::from) else { return Ok(None) };

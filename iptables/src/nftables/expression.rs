@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use netlink_packet_core::{DefaultNla, Nla};
 use netlink_packet_netfilter::nftables::{
-    Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute, Meta, MetaKey, Operator,
-    Payload, Register, Verdict, VerdictAttribute,
+    Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute, Meta, MetaKey,
+    Operator, Payload, Register, Verdict, VerdictAttribute,
 };
 
 use crate::family::Family;
@@ -15,7 +15,8 @@ use crate::family::Family;
 const NFPROTO: [(Family, u8); 2] = [(Family::V4, 2), (Family::V6, 10)];
 /// TCP's number (IANA, protocol numbers).
 const TCP: u8 = 6;
-/// `NFT_PAYLOAD_NETWORK_HEADER` and `NFT_PAYLOAD_TRANSPORT_HEADER` (linux/netfilter/nf_tables.h), as are those below.
+/// `NFT_PAYLOAD_LL_HEADER`, `NFT_PAYLOAD_NETWORK_HEADER` and `NFT_PAYLOAD_TRANSPORT_HEADER` (linux/netfilter/nf_tables.h), as are those below.
+pub(crate) const LINK_HEADER: u32 = 0;
 pub(crate) const NETWORK_HEADER: u32 = 1;
 pub(crate) const TRANSPORT_HEADER: u32 = 2;
 /// `NFTA_FIB_DREG`, `NFTA_FIB_RESULT`, `NFTA_FIB_FLAGS`.
@@ -41,6 +42,8 @@ const DYNSET_OPERATION: u16 = 3;
 const DYNSET_KEY: u16 = 4;
 const DYNSET_DATA: u16 = 5;
 const DYNSET_ADDED: [u16; 2] = [6, 9];
+/// `NFTA_BITWISE_OP`: newer kernels say that it is the usual one, 0.
+const BITWISE_ADDED: [u16; 1] = [6];
 /// `NFT_DYNSET_OP_ADD`: what is there already stays as it is.
 const DYNSET_ADD: u32 = 0;
 
@@ -128,6 +131,19 @@ pub(crate) fn load_payload(base: u32, offset: u32, bytes: usize, to: Register) -
     .into()
 }
 
+/// Keeps the bits of `mask` of what was loaded into the first register.
+pub(crate) fn masked(mask: Vec<u8>) -> Expression {
+    let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
+    Expressions::Bitwise(vec![
+        Bitwise::SourceRegister(Register::Reg1),
+        Bitwise::DestinationRegister(Register::Reg1),
+        Bitwise::Length(length),
+        Bitwise::Xor(DataAttribute::Value(vec![0; mask.len()])),
+        Bitwise::Mask(DataAttribute::Value(mask)),
+    ])
+    .into()
+}
+
 /// Compares what was loaded into the first register.
 pub(crate) fn compare(operator: Operator, value: Vec<u8>) -> Expression {
     compare_register(Register::Reg1, operator, value)
@@ -179,7 +195,7 @@ fn plain_one(expression: &Expression) -> Plain {
 
 fn attributes(data: &Expressions) -> BTreeMap<u16, Vec<u8>> {
     match data {
-        Expressions::Bitwise(all) => values(all),
+        Expressions::Bitwise(all) => without(&BITWISE_ADDED, values(all)),
         Expressions::Cmp(all) => values(all),
         Expressions::Immediate(all) => values(all),
         Expressions::Lookup(all) => values(all),
@@ -187,13 +203,17 @@ fn attributes(data: &Expressions) -> BTreeMap<u16, Vec<u8>> {
         Expressions::Payload(all) => values(all),
         Expressions::Unknown(all) => values(all),
         Expressions::Other { expression_type, attributes } if expression_type == "dynset" => {
-            let mut all = values(attributes);
-            all.retain(|kind, bytes| !DYNSET_ADDED.contains(kind) || bytes.iter().any(|byte| *byte != 0));
-            all
+            without(&DYNSET_ADDED, values(attributes))
         }
         Expressions::Other { attributes, .. } => values(attributes),
         _ => BTreeMap::new(),
     }
+}
+
+/// The kernel adds these, and as zero.
+fn without(added: &[u16], mut all: BTreeMap<u16, Vec<u8>>) -> BTreeMap<u16, Vec<u8>> {
+    all.retain(|kind, bytes| !added.contains(kind) || bytes.iter().any(|byte| *byte != 0));
+    all
 }
 
 fn values<T: Nla>(attributes: &[T]) -> BTreeMap<u16, Vec<u8>> {

@@ -22,8 +22,7 @@ use super::table::{
 };
 use crate::nfnetlink::{Nfnetlink, NfnetlinkError, Request};
 use crate::nftables::{
-    Base, Chain, Expression, HookNumber, Table, TableFamily, compare_register, load_meta, meta,
-    remember,
+    Base, Chain, Expression, HookNumber, Table, TableFamily, compare_register, load_meta, meta, remember,
 };
 
 /// Before the pins: a claim that they drop is a claim.
@@ -110,7 +109,9 @@ impl FirstSeen {
     }
 
     fn see(&mut self, set: &str, message: NetfilterMessageInner) {
-        let NetfilterMessageInner::NfTables(NfTablesMessage::NewSetElement(message)) = message else { return };
+        let NetfilterMessageInner::NfTables(NfTablesMessage::NewSetElement(message)) = message else {
+            return;
+        };
         let lists = message.attributes.into_iter().filter_map(|attribute| match attribute {
             SetElementList::Elements(elements) => Some(elements),
             _ => None,
@@ -221,11 +222,7 @@ pub(super) fn table() -> Table {
     ];
     let base = Some(Base { hook: HookNumber::PreRouting, priority: BEFORE_PINS });
     let rules = vec![arp.concat(), discovery.concat()];
-    Table {
-        family: TableFamily::Bridge,
-        name: NAME,
-        chains: vec![Chain { name: "prerouting", base, rules }],
-    }
+    Table { family: TableFamily::Bridge, name: NAME, chains: vec![Chain { name: "prerouting", base, rules }] }
 }
 
 /// The port that a frame came in by, as [`PortKey::bytes`].

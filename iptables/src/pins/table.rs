@@ -1,9 +1,8 @@
 //! The table of pins as it should be.
 //!
 //! ```text
-//! prerouting   frames from ports of pods' bridges: ARP, neighbour discovery and packets to the metadata addresses
-//!              go to the chains below, all others on
-//! arp          the sender's address      imds4   the source
+//! prerouting   ARP, neighbour discovery and packets to the metadata addresses go to the chains below, all others on
+//! arp_sender   the sender's address      source4 the source
 //! source6      the source                target6 the target (advertisements, duplicate address detection)
 //!              a pinned port has none but its own; no other port has a pinned one
 //! postrouting  packets from the metadata addresses
@@ -17,8 +16,8 @@ use netlink_packet_netfilter::nftables::{MetaKey, Operator, Register};
 use super::{Pin, Pins};
 use crate::family::{Family, IMDS_V4, IMDS_V6};
 use crate::nftables::{
-    Base, Chain, Expression, HookNumber, NETWORK_HEADER, TRANSPORT_HEADER, Table, TableFamily, accept,
-    compare, drop, go_to, load_meta, load_payload, meta, payload,
+    Base, Chain, Expression, HookNumber, LINK_HEADER, NETWORK_HEADER, TRANSPORT_HEADER, Table, TableFamily,
+    accept, compare, drop, go_to, load_meta, load_payload, masked, meta, payload,
 };
 
 /// Before what bridges do with addresses (`NF_BR_PRI_NAT_DST_BRIDGED` is -300, linux/netfilter_bridge.h), and after
@@ -70,45 +69,36 @@ pub(super) fn desired(pins: &Pins) -> Table {
         family: TableFamily::Bridge,
         name: "rolegate",
         chains: vec![
-            chain("arp", None, held(vec![probes()], ARP_SENDER, Family::V4)),
-            chain("imds4", None, held(vec![], SOURCE4, Family::V4)),
+            chain("arp_sender", None, held(vec![probes()], ARP_SENDER, Family::V4)),
+            chain("source4", None, held(vec![], SOURCE4, Family::V4)),
             chain("source6", None, held(vec![none_yet(), link_local(SOURCE6)], SOURCE6, Family::V6)),
             chain("target6", None, held(vec![link_local(TARGET6)], TARGET6, Family::V6)),
             chain("answers4", None, answers(&all, DESTINATION4, Family::V4)),
             chain("answers6", None, answers(&all, DESTINATION6, Family::V6)),
-            chain("port", None, from_ports()),
-            chain("node", None, from_node()),
-            chain("prerouting", base(HookNumber::PreRouting, BEFORE_NAT), of(pins, MetaKey::BriIifname, "port")),
-            chain("postrouting", base(HookNumber::PostRouting, AFTER_NAT), of(pins, MetaKey::BriOifname, "node")),
+            chain("prerouting", base(HookNumber::PreRouting, BEFORE_NAT), from_ports()),
+            chain("postrouting", base(HookNumber::PostRouting, AFTER_NAT), from_node()),
         ],
     }
-}
-
-/// What has to do with the bridges goes on in `chain`.
-fn of(pins: &Pins, bridge: MetaKey, chain: &str) -> Vec<Vec<Expression>> {
-    pins.bridges.iter().map(|name| [meta(bridge, padded(name)), go_to(chain)].concat()).collect()
 }
 
 fn from_ports() -> Vec<Vec<Expression>> {
     let protocol = |ethertype: [u8; 2]| meta(MetaKey::EtherTypeProtocol, ethertype.to_vec());
     let mut rules = vec![
-        [protocol(ETH_IPV4), is(DESTINATION4, &IMDS_V4.octets()), go_to("imds4")].concat(),
+        [protocol(ETH_IPV4), is(DESTINATION4, &IMDS_V4.octets()), go_to("source4")].concat(),
         [protocol(ETH_IPV6), is(DESTINATION6, &IMDS_V6.octets()), go_to("source6")].concat(),
-        [protocol(ETH_ARP), go_to("arp")].concat(),
+        [protocol(ETH_ARP), go_to("arp_sender")].concat(),
     ];
-    // One tag is taken off before a frame comes here. Of two, the kernel takes off those of VLAN 0 later, and what
-    // is in the frame then has been looked at by nobody.
-    rules.extend(ETH_VLAN.map(|tag| [protocol(tag), drop()].concat()));
+    // The outer tag is off before a frame comes here. Where it is that of VLAN 0, the kernel takes an inner one of VLAN
+    // 0 off later, and would then see what nobody has looked at. (`meta ibrname`, to look at some bridges alone, is not
+    // in every kernel.)
+    rules.extend(ETH_VLAN.map(|tag| [protocol(tag), outer_vlan_0(), drop()].concat()));
     let discovery = |kind: Vec<Expression>, then: Vec<Expression>| {
         [protocol(ETH_IPV6), meta(MetaKey::L4Proto, vec![ICMPV6]), kind, then].concat()
     };
     let unspecified = is(SOURCE6, &[0; 16]);
     rules.extend([
         discovery(icmp_type(ADVERTISEMENT..=ADVERTISEMENT), go_to("target6")),
-        discovery(
-            [icmp_type(SOLICITATION..=SOLICITATION), unspecified].concat(),
-            go_to("target6"),
-        ),
+        discovery([icmp_type(SOLICITATION..=SOLICITATION), unspecified].concat(), go_to("target6")),
         discovery(icmp_type(DISCOVERY[0]..=DISCOVERY[1]), go_to("source6")),
     ]);
     rules
@@ -125,6 +115,12 @@ fn from_node() -> Vec<Vec<Expression>> {
 /// Whoever looks whether an address is free has none (RFC 5227, 1.1).
 fn probes() -> Vec<Expression> {
     [is(ARP_SENDER, &[0; 4]), accept()].concat()
+}
+
+/// In the frame as it came, the tag after both hardware addresses and its own type: 12 bits of VLAN (IEEE 802.1Q).
+fn outer_vlan_0() -> Vec<Expression> {
+    let load = load_payload(LINK_HEADER, 14, 2, Register::Reg1);
+    vec![load, masked(vec![0x0f, 0xff]), compare(Operator::Equal, vec![0; 2])]
 }
 
 fn none_yet() -> Vec<Expression> {

@@ -7,6 +7,7 @@ mod conntrack;
 mod guards;
 mod host;
 mod links;
+mod pins;
 mod route;
 mod rules;
 mod traffic;
