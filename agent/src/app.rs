@@ -23,7 +23,7 @@ use crate::cluster::Snapshot;
 use crate::cluster::watch::{Watch, WatchGates};
 use crate::config::Config;
 use crate::credentials::Broker;
-use crate::identity::Identity;
+use crate::identity::{Identity, Neighbours};
 use crate::imds::document;
 use crate::imds::handler::{Door, With};
 use crate::imds::passthrough::Passthrough;
@@ -65,6 +65,7 @@ struct Base {
 struct Wires {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     addresses: watch::Receiver<Arc<HashSet<PodIp>>>,
+    neighbours: Neighbours,
     policy: watch::Receiver<Option<Arc<Policy>>>,
     broker: Broker,
     upstream: Arc<Upstream>,
@@ -117,7 +118,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     };
 
     let redirect = start_redirect(&base).await?;
-    let wires = start_wires(&base, &mut supervisor);
+    let wires = start_wires(&base, redirect.neighbours(), &mut supervisor);
     start_redirect_task(redirect, &wires, &mut supervisor);
     start_prefetch(&base, &wires, &mut supervisor);
     let admin = start_admin(&base, &wires, sockets.admin, &mut supervisor)?;
@@ -152,7 +153,7 @@ async fn start_redirect(base: &Base) -> anyhow::Result<Redirect> {
     Ok(redirect)
 }
 
-fn start_wires(base: &Base, supervisor: &mut Supervisor) -> Wires {
+fn start_wires(base: &Base, neighbours: Neighbours, supervisor: &mut Supervisor) -> Wires {
     let (watch, snapshots) = Watch::new(
         base.config.kubernetes.clone(),
         base.config.policy.keys.clone(),
@@ -197,7 +198,7 @@ fn start_wires(base: &Base, supervisor: &mut Supervisor) -> Wires {
         policy: publish,
     };
     supervisor.spawn("node-identity", learner.run(supervisor.shutdown()));
-    Wires { snapshots, addresses: start_addresses(supervisor), policy, broker, upstream }
+    Wires { snapshots, addresses: start_addresses(supervisor), neighbours, policy, broker, upstream }
 }
 
 fn start_addresses(supervisor: &mut Supervisor) -> watch::Receiver<Arc<HashSet<PodIp>>> {
@@ -279,7 +280,7 @@ fn start_server(
         With {
             tokens,
             metadata,
-            identity: Identity::new(wires.snapshots, wires.addresses, &base.registry),
+            identity: Identity::new(wires.snapshots, wires.addresses, &base.registry).among(wires.neighbours),
             policy: wires.policy,
             broker: wires.broker,
             passthrough: Passthrough::new(wires.upstream, &base.registry),

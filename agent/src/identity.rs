@@ -15,6 +15,10 @@ use crate::metrics::Registry;
 use crate::policy::NamespaceFacts;
 use crate::types::{PodIp, PodUid};
 
+mod shared;
+
+pub use shared::{Neighbours, Standing, Standings};
+
 /// A pod that asks, and its namespace, as they were at one instant.
 #[derive(Clone, Debug)]
 pub struct Caller {
@@ -49,6 +53,14 @@ pub enum Unidentified {
     /// Several live pods claim it.
     #[error("several live pods claim the address")]
     Ambiguous,
+    /// Its interface is shared with other pods.
+    #[error(
+        "the address is on an interface that several pods share, where any of them can forge it (--shared-l2)"
+    )]
+    SharedL2,
+    /// It is on a bridge, and no port was pinned to it in time.
+    #[error("no port of the bridge is pinned to the address (--shared-l2)")]
+    Unpinned,
 }
 
 /// Resolves addresses.
@@ -56,6 +68,7 @@ pub enum Unidentified {
 pub struct Identity {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     node_addresses: watch::Receiver<Arc<HashSet<PodIp>>>,
+    neighbours: Neighbours,
     metrics: Arc<Metrics>,
 }
 
@@ -80,13 +93,15 @@ enum Look {
 
 impl Unidentified {
     /// Every reason.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::NotSynced,
         Self::UnknownAddress,
         Self::NamespaceUnknown,
         Self::NodeAddress,
         Self::HostNetwork,
         Self::Ambiguous,
+        Self::SharedL2,
+        Self::Unpinned,
     ];
 
     /// The reason as metrics and logs call it.
@@ -99,6 +114,8 @@ impl Unidentified {
             Self::NodeAddress => "node_address",
             Self::HostNetwork => "host_network",
             Self::Ambiguous => "ambiguous",
+            Self::SharedL2 => "shared_l2",
+            Self::Unpinned => "unpinned",
         }
     }
 }
@@ -113,7 +130,14 @@ impl Identity {
         node_addresses: watch::Receiver<Arc<HashSet<PodIp>>>,
         registry: &Registry,
     ) -> Self {
-        Self { snapshots, node_addresses, metrics: Arc::new(Metrics::register(registry)) }
+        let (neighbours, metrics) = (Neighbours::trusted(), Arc::new(Metrics::register(registry)));
+        Self { snapshots, node_addresses, neighbours, metrics }
+    }
+
+    /// The same, with addresses of shared interfaces believed only as `neighbours` says.
+    #[must_use]
+    pub fn among(self, neighbours: Neighbours) -> Self {
+        Self { neighbours, ..self }
     }
 
     /// The pod that `ip` belongs to. One that is not known yet is waited for until `deadline`.
@@ -152,8 +176,9 @@ impl Identity {
     /// Waits for a snapshot that knows the address.
     async fn hold(&self, ip: PodIp, deadline: Instant) -> Result<Caller, Unidentified> {
         // Subscribed before the look: what is published in between is seen as a change.
-        let mut snapshots = self.snapshots.clone();
+        let (mut snapshots, mut neighbours) = (self.snapshots.clone(), self.neighbours.clone());
         loop {
+            neighbours.mark_seen();
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             let reason = match self.look(ip, &snapshot) {
                 Look::Found(caller) => {
@@ -166,7 +191,13 @@ impl Identity {
                 }
                 Look::NotYet(reason) => reason,
             };
-            let Ok(Ok(())) = tokio::time::timeout_at(deadline, snapshots.changed()).await else {
+            let changed = async {
+                tokio::select! {
+                    changed = snapshots.changed() => changed,
+                    () = neighbours.changed() => Ok(()),
+                }
+            };
+            let Ok(Ok(())) = tokio::time::timeout_at(deadline, changed).await else {
                 self.metrics.held_expired.inc();
                 return Err(reason);
             };
@@ -187,6 +218,11 @@ impl Identity {
         let Some(namespace) = snapshot.namespace(&pod.facts.namespace) else {
             return unknown(Unidentified::NamespaceUnknown);
         };
+        match self.neighbours.doubt(ip) {
+            Some(shared @ Unidentified::SharedL2) => return Look::Refused(shared),
+            Some(doubt) => return Look::NotYet(doubt),
+            None => {}
+        }
         Look::Found(Caller {
             ip,
             pod: Arc::clone(pod),

@@ -12,6 +12,8 @@ pub mod admin;
 pub mod app;
 pub mod args;
 pub mod cluster;
+pub mod cni;
+
 pub mod config;
 pub mod credentials;
 pub mod discovery;

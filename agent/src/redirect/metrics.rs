@@ -4,6 +4,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use rolegate_iptables::guard::GuardDrift;
 use rolegate_iptables::iptables::Drift;
 
+use super::pins::PINS_CHANGED;
 use crate::metrics::Registry;
 
 /// The cause of a repair of capture `route`.
@@ -29,7 +30,7 @@ impl Metrics {
             &["cause"],
         );
         let (rules, guards) = (Drift::ALL.map(Drift::as_str), GuardDrift::ALL.map(GuardDrift::as_str));
-        for cause in rules.into_iter().chain(guards).chain([ROUTE_CHANGED]) {
+        for cause in rules.into_iter().chain(guards).chain([ROUTE_CHANGED, PINS_CHANGED]) {
             repairs.with_label_values(&[cause]);
         }
         Self {
