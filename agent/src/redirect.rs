@@ -305,7 +305,7 @@ impl Redirect {
         mended.causes.extend(outcome.drift.iter().map(|drift| (drift.as_str(), drift.to_string())));
         self.metrics.guards.set(i64::from(outcome.errors.is_empty()));
         if let Some(error) = outcome.errors.into_iter().next() {
-            mended.failed.get_or_insert(error.into());
+            mended.failed.get_or_insert_with(|| error.into());
         }
     }
 

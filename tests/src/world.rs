@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
@@ -159,6 +160,7 @@ impl World {
             closed: Mutex::default(),
             node_asks: AtomicBool::new(false),
         };
+        std::fs::create_dir(made.cni_results())?;
         for role in ["MyPodRole", "OtherRole"] {
             made.role(role, TRUST)?;
         }
@@ -193,7 +195,7 @@ impl World {
         self.run(Arc::new(net), namespace, name, shape)
     }
 
-    /// As [`World::pod`], on the bridge `cbr0`.
+    /// As [`World::pod`], on the bridge `cbr0`; the CNI's result is left where the agent looks for it.
     ///
     /// # Errors
     /// When its network cannot be made; what a real API server said.
@@ -205,7 +207,35 @@ impl World {
     ) -> Result<RunningPod> {
         let (ip4, ip6) = self.next_addresses();
         let net = self.topology.bridged_pod(name, ip4, Some(ip6))?;
+        net.leave_result(&self.cni_results(), namespace, name)?;
         self.run(Arc::new(net), namespace, name, shape)
+    }
+
+    /// As [`World::bridged_pod`], by a CNI of which nothing is kept.
+    ///
+    /// # Errors
+    /// When its network cannot be made; what a real API server said.
+    pub fn bridged_pod_without_result(
+        &self,
+        namespace: &str,
+        name: &str,
+        shape: impl FnOnce(Pod) -> Pod,
+    ) -> Result<RunningPod> {
+        let (ip4, ip6) = self.next_addresses();
+        let net = self.topology.bridged_pod(name, ip4, Some(ip6))?;
+        self.run(Arc::new(net), namespace, name, shape)
+    }
+
+    /// Where the results of the CNI are (`--cni-results`).
+    #[must_use]
+    pub fn cni_results(&self) -> PathBuf {
+        self.state.path().join("cni-results")
+    }
+
+    /// The next pair of addresses of the pods' network.
+    pub fn next_addresses(&self) -> (Ipv4Addr, Ipv6Addr) {
+        let n = self.last_pod.fetch_add(1, Ordering::Relaxed) + 1;
+        (Ipv4Addr::new(100, 96, 1, n), Ipv6Addr::new(0xfd00, 0x64, 1, 0, 0, 0, 0, n.into()))
     }
 
     /// Makes a pod object for a network that is there: a pod made again at the same address.
@@ -288,6 +318,7 @@ impl World {
             "--iptables".into(),
             "--auto-discover-base-arn".into(),
             format!("--state-dir={}", self.state.path().display()),
+            format!("--cni-results={}", self.cni_results().display()),
             "--log-format=json".into(),
             "--log-level=debug".into(),
         ]
@@ -341,11 +372,6 @@ impl World {
             planted::plant(&session.session_token);
             Some((session.access_key_id, session.secret_access_key, session.session_token))
         });
-    }
-
-    fn next_addresses(&self) -> (Ipv4Addr, Ipv6Addr) {
-        let n = self.last_pod.fetch_add(1, Ordering::Relaxed) + 1;
-        (Ipv4Addr::new(100, 96, 1, n), Ipv6Addr::new(0xfd00, 0x64, 1, 0, 0, 0, 0, n.into()))
     }
 }
 
