@@ -66,6 +66,8 @@ pub struct World {
     closed: Mutex<Option<Instant>>,
     /// The test asks IMDS from the node itself, as host processes do: what comes from there tells nothing.
     node_asks: AtomicBool,
+    /// Many pods are behind one link, which nothing but a bridge can pin.
+    shares_links: AtomicBool,
 }
 
 /// A pod: its network, and its object in the cluster.
@@ -159,6 +161,7 @@ impl World {
             last_pod: AtomicU8::new(10),
             closed: Mutex::default(),
             node_asks: AtomicBool::new(false),
+            shares_links: AtomicBool::new(false),
         };
         std::fs::create_dir(made.cni_results())?;
         for role in ["MyPodRole", "OtherRole"] {
@@ -310,7 +313,7 @@ impl World {
     /// The flags of every agent here, unless a test writes all of them.
     #[must_use]
     pub fn usual_flags(&self) -> Vec<String> {
-        vec![
+        let mut flags = vec![
             format!("--kubeconfig={}", self.state.path().join("kubeconfig").display()),
             format!("--node={NODE}"),
             format!("--host-ip={NODE_V4}"),
@@ -321,7 +324,11 @@ impl World {
             format!("--cni-results={}", self.cni_results().display()),
             "--log-format=json".into(),
             "--log-level=debug".into(),
-        ]
+        ];
+        if self.shares_links.load(Ordering::Relaxed) {
+            flags.push("--shared-l2=allow".into());
+        }
+        flags
     }
 
     /// The environment of every agent here.
@@ -361,6 +368,11 @@ impl World {
     /// The test asks IMDS from the node itself: such requests are no leak.
     pub fn node_asks(&self) {
         self.node_asks.store(true, Ordering::Relaxed);
+    }
+
+    /// Several pods are behind one link: agents started from now on believe their addresses.
+    pub fn shares_links(&self) {
+        self.shares_links.store(true, Ordering::Relaxed);
     }
 
     /// Has `moto` issue the sessions that STS grants from now on, so that its S3 knows them.
