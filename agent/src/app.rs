@@ -34,7 +34,7 @@ use crate::metrics::Registry;
 use crate::policy::Policy;
 use crate::prefetch::{self, Complaints};
 use crate::ready::Gates;
-use crate::redirect::Redirect;
+use crate::redirect::{Pinning, Redirect};
 use crate::server::{Listeners, Server};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Telemetry;
@@ -117,9 +117,9 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
         instance_id: Arc::default(),
     };
 
-    let redirect = start_redirect(&base).await?;
-    let wires = start_wires(&base, redirect.neighbours(), &mut supervisor);
-    start_redirect_task(redirect, &wires, &mut supervisor);
+    let (redirect, pins) = start_redirect(&base).await?;
+    let wires = start_wires(&base, pins.neighbours(), &mut supervisor);
+    start_redirect_tasks(redirect, pins, &wires, &mut supervisor);
     start_prefetch(&base, &wires, &mut supervisor);
     let admin = start_admin(&base, &wires, sockets.admin, &mut supervisor)?;
     start_server(&base, wires, sockets.app, admin, &mut supervisor)?;
@@ -143,14 +143,17 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
 }
 
 /// The rule goes in before anything is waited for: until the agent is ready it refuses, and never lets through.
-async fn start_redirect(base: &Base) -> anyhow::Result<Redirect> {
+async fn start_redirect(base: &Base) -> anyhow::Result<(Redirect, Pinning)> {
     let gate = base.gates.add("redirect", "not installed yet");
     let config = &base.config;
     let mut redirect = Redirect::new(&config.redirect, config.server.app_port, gate, &base.registry)?;
+    let gate = base.gates.add("pins", "pods are not listed yet");
+    let mut pins = redirect.pinning(&config.redirect, gate, &base.registry);
+    pins.remember().await;
     if let Err(error) = redirect.install_once().await {
         error!(%error, "the redirect could not be installed; it is tried again");
     }
-    Ok(redirect)
+    Ok((redirect, pins))
 }
 
 fn start_wires(base: &Base, neighbours: Neighbours, supervisor: &mut Supervisor) -> Wires {
@@ -216,8 +219,9 @@ fn start_addresses(supervisor: &mut Supervisor) -> watch::Receiver<Arc<HashSet<P
     addresses
 }
 
-fn start_redirect_task(redirect: Redirect, wires: &Wires, supervisor: &mut Supervisor) {
+fn start_redirect_tasks(redirect: Redirect, pins: Pinning, wires: &Wires, supervisor: &mut Supervisor) {
     supervisor.spawn("redirect", redirect.run(supervisor.shutdown(), wires.snapshots.clone()));
+    supervisor.spawn("pins", pins.run(supervisor.shutdown(), wires.snapshots.clone()));
 }
 
 /// What pods will ask for depends on the policy: when that is known, or known better, it is computed anew.

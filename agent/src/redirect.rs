@@ -10,7 +10,7 @@ mod pins;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,30 +18,25 @@ use rolegate_iptables::conntrack;
 use rolegate_iptables::guard::{Guard, GuardError};
 use rolegate_iptables::iptables::{self, Cause, Desired, Iptables, TargetError, search_path};
 use rolegate_iptables::links::{LinkError, pod_links};
-use rolegate_iptables::pins::PinsError;
 use rolegate_iptables::route::Route;
 use rolegate_iptables::{Family, InterfaceSpec, InterfaceSpecError, Links};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, MissedTickBehavior, sleep_until};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::cluster::snapshot::Snapshot;
 use crate::config::{self, RedirectMode};
-use crate::identity::Neighbours;
 use crate::metrics::Registry;
 use crate::ready::Gate;
 
 use health::Health;
-use metrics::{Metrics, ROUTE_CHANGED};
+use metrics::{Metrics, PINS_CHANGED, ROUTE_CHANGED};
 use notices::Notices;
-use pins::{PINS_CHANGED, Pinning};
+pub use pins::Pinning;
 
 /// Longest between two looks: legacy tables tell nobody of changes.
 const LOOK_AT_MOST_EVERY: Duration = Duration::from_secs(5);
-
-/// Least time between two looks at pins because somebody unknown asks.
-const PINS_SPACING: Duration = Duration::from_millis(100);
 
 /// After an error the next look comes sooner.
 const LOOK_AFTER_ERROR: Duration = Duration::from_secs(1);
@@ -67,9 +62,6 @@ pub enum RedirectError {
     /// A guard does not stand.
     #[error(transparent)]
     Guard(#[from] GuardError),
-    /// Pins of bridge ports do not stand.
-    #[error(transparent)]
-    Pins(#[from] PinsError),
 }
 
 /// The guards and the capture of this node.
@@ -77,7 +69,6 @@ pub struct Redirect {
     guard: Guard,
     /// The guards failed, and where the redirect is the operator's own that has been said.
     unguarded: bool,
-    pins: Pinning,
     capture: Capture,
     look_every: Duration,
     search: OsString,
@@ -133,7 +124,6 @@ impl Redirect {
         Ok(Self {
             guard: Guard::new(config.preference),
             unguarded: false,
-            pins: Pinning::new(config, registry),
             capture,
             look_every: config.reconcile_every.clamp(Duration::from_millis(100), LOOK_AT_MOST_EVERY),
             search: search_path(),
@@ -152,10 +142,11 @@ impl Redirect {
         Arc::clone(&self.trigger)
     }
 
-    /// Which addresses are believed on interfaces that several pods share.
+    /// The pins that `config` asks for. `gate` is closed while those that are needed do not stand.
     #[must_use]
-    pub fn neighbours(&self) -> Neighbours {
-        self.pins.neighbours()
+    pub fn pinning(&self, config: &config::Redirect, gate: Gate, registry: &Registry) -> Pinning {
+        let repairs = self.metrics.repairs.with_label_values(&[PINS_CHANGED]);
+        Pinning::new(config, gate, repairs, self.metrics.errors.clone(), registry)
     }
 
     /// Puts guards and rules in and forgets older connections. To be called before anything is waited for: an agent
@@ -165,9 +156,8 @@ impl Redirect {
     /// When they do not stand; [`Self::run`] goes on trying. That old connections could not be forgotten is
     /// logged, counted and tried again.
     pub async fn install_once(&mut self) -> Result<(), RedirectError> {
-        self.pins.remember().await;
         let links = Links::read().await?;
-        let mended = self.reconcile(&links.uplinks, None).await;
+        let mended = self.reconcile(&links.uplinks).await;
         for (_, cause) in &mended.causes {
             info!(cause, "installed");
         }
@@ -190,8 +180,7 @@ impl Redirect {
         shutdown: CancellationToken,
         mut pods: watch::Receiver<Arc<Snapshot>>,
     ) -> anyhow::Result<()> {
-        let (trigger, asked) = (self.trigger(), self.pins.wanted());
-        let mut pins_after = Instant::now();
+        let trigger = self.trigger();
         let mut timer = tokio::time::interval(self.look_every);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut notices = Notices::new();
@@ -204,13 +193,7 @@ impl Redirect {
                 () = trigger.notified() => true,
                 _ = timer.tick() => true,
                 due = notices.due(&mut pods) => due,
-                () = async { sleep_until(pins_after).await; asked.notified().await } => {
-                    let pods = notices.listed.then_some(notices.addresses.as_slice());
-                    self.look_at_pins(pods).await;
-                    false
-                }
             };
-            pins_after = Instant::now() + PINS_SPACING;
             if due && self.look(&mut notices).await.is_err() {
                 timer.reset_after(LOOK_AFTER_ERROR.min(self.look_every));
             }
@@ -237,9 +220,11 @@ impl Redirect {
     /// Returns why pods are not captured although the rules stand.
     async fn look_at_all(&mut self, notices: &mut Notices) -> Result<Option<String>, RedirectError> {
         let links = Links::read().await?;
-        let pods = notices.listed.then_some(notices.addresses.as_slice());
-        let mended = self.reconcile(&links.uplinks, pods).await;
-        self.count(&mended);
+        let mended = self.reconcile(&links.uplinks).await;
+        for (label, cause) in &mended.causes {
+            warn!(cause, "repaired");
+            self.metrics.repairs.with_label_values(&[label]).inc();
+        }
         self.in_force(mended)?;
         let Capture::Iptables(desired) = &self.capture else {
             notices.seen(links);
@@ -250,23 +235,10 @@ impl Redirect {
         Ok(self.health.judge(desired.interfaces(), &report))
     }
 
-    /// A pod asks whose address is not pinned: it may have claimed it since.
-    async fn look_at_pins(&mut self, pods: Option<&[IpAddr]>) {
-        let mut mended = Mended::default();
-        self.reconcile_pins(pods, &mut mended).await;
-        self.count(&mended);
-        if let Err(error) = self.in_force(mended) {
-            self.metrics.errors.inc();
-            warn!(%error, "redirect not in force");
-            self.gate.close(format!("not known to be in force: {error}"));
-        }
-    }
-
     /// Makes guards and rules what they should be, the guards first, and forgets older connections if anything was
-    /// written. One that fails keeps no other from being mended. Pins wait until the pods' addresses are all known.
-    async fn reconcile(&mut self, uplinks: &BTreeSet<String>, pods: Option<&[IpAddr]>) -> Mended {
+    /// written. One that fails keeps no other from being mended.
+    async fn reconcile(&mut self, uplinks: &BTreeSet<String>) -> Mended {
         let mut mended = Mended::default();
-        self.reconcile_pins(pods, &mut mended).await;
         self.reconcile_guards(&mut mended).await;
         let (done, targets) = match self.capture.clone() {
             Capture::Iptables(desired) => {
@@ -286,14 +258,6 @@ impl Redirect {
         mended
     }
 
-    async fn reconcile_pins(&mut self, pods: Option<&[IpAddr]>, mended: &mut Mended) {
-        let Some(addresses) = pods else { return };
-        match self.pins.reconcile(addresses).await {
-            Ok(drift) => mended.causes.extend(drift.map(|drift| (PINS_CHANGED, drift.to_string()))),
-            Err(error) => mended.failed = Some(error),
-        }
-    }
-
     async fn reconcile_guards(&mut self, mended: &mut Mended) {
         let before_write = |drift| {
             self.metrics.guards.set(0);
@@ -304,9 +268,7 @@ impl Redirect {
         let outcome = self.guard.reconcile(&before_write).await;
         mended.causes.extend(outcome.drift.iter().map(|drift| (drift.as_str(), drift.to_string())));
         self.metrics.guards.set(i64::from(outcome.errors.is_empty()));
-        if let Some(error) = outcome.errors.into_iter().next() {
-            mended.failed.get_or_insert_with(|| error.into());
-        }
+        mended.failed = outcome.errors.into_iter().next().map(RedirectError::from);
     }
 
     async fn reconcile_rules(
@@ -339,13 +301,6 @@ impl Redirect {
             mended.causes.push((ROUTE_CHANGED, "policy routing".to_owned()));
         }
         Ok(())
-    }
-
-    fn count(&self, mended: &Mended) {
-        for (label, cause) in &mended.causes {
-            warn!(cause, "repaired");
-            self.metrics.repairs.with_label_values(&[label]).inc();
-        }
     }
 
     /// Where the redirect is the operator's own, guards are what can be had: without them it is said, once.

@@ -79,10 +79,12 @@ impl Pins {
         before_write: &(dyn Fn(PinsDrift) + Sync),
     ) -> Result<Option<PinsDrift>, PinsError> {
         let table = table::desired(self);
+        let found = table.drift().await?;
         if self.pins.is_empty() {
-            return Ok(table.remove().await?.then_some(PinsDrift::Changed));
+            let there = found != Some(TableDrift::Missing) && table.remove().await?;
+            return Ok(there.then_some(PinsDrift::Changed));
         }
-        let Some(wrong) = table.drift().await?.map(PinsDrift::from) else { return Ok(None) };
+        let Some(wrong) = found.map(PinsDrift::from) else { return Ok(None) };
         before_write(wrong);
         table.write().await?;
         match table.drift().await? {

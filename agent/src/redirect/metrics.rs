@@ -4,11 +4,13 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use rolegate_iptables::guard::GuardDrift;
 use rolegate_iptables::iptables::Drift;
 
-use super::pins::PINS_CHANGED;
 use crate::metrics::Registry;
 
 /// The cause of a repair of capture `route`.
 pub(super) const ROUTE_CHANGED: &str = "route_changed";
+
+/// The cause of a repair of bridge ports' pins.
+pub(super) const PINS_CHANGED: &str = "pins_changed";
 
 /// Counters and gauges of the redirect.
 pub(super) struct Metrics {

@@ -1,38 +1,49 @@
 //! Keeps the pins of bridge ports true, and says which addresses are believed.
 //!
-//! An address is believed only after its pin stands, and no longer before it goes.
+//! Level-triggered, as the redirect is, and a task of its own: a pod that is new asks at once, and waits meanwhile. An
+//! address is believed only after its pin stands, and no longer before it goes.
 
 mod plan;
+mod say;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use prometheus::IntGauge;
-use rolegate_iptables::links::pod_links;
+use prometheus::{IntCounter, IntGauge};
+use rolegate_iptables::Links;
+use rolegate_iptables::links::{LinkError, pod_links};
 use rolegate_iptables::pins::first::FirstSeen;
 use rolegate_iptables::pins::ports::Ports;
-use rolegate_iptables::pins::{Pins, PinsDrift};
+use rolegate_iptables::pins::{Pins, PinsError};
 use tokio::sync::{Notify, watch};
-use tracing::{info, warn};
+use tokio::time::{Instant, MissedTickBehavior, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
-use super::RedirectError;
+use super::notices::Notices;
+use super::{LOOK_AFTER_ERROR, LOOK_AT_MOST_EVERY};
+use crate::cluster::snapshot::Snapshot;
 use crate::cni::Results;
 use crate::config::{self, SharedL2};
 use crate::identity::{Neighbours, Standing, Standings};
 use crate::metrics::Registry;
+use crate::ready::Gate;
 use crate::types::PodIp;
 
-use plan::{Plan, Seen, Unpinned};
+use plan::{Plan, Seen};
+use say::Said;
 
-/// The cause of a repair.
-pub(super) const PINS_CHANGED: &str = "pins_changed";
+/// Least time between two looks because somebody asks who is not believed: each costs a few milliseconds.
+const ASKED_SPACING: Duration = Duration::from_millis(100);
 
 /// The pins of this node.
-pub(super) struct Pinning {
+pub struct Pinning {
     mode: SharedL2,
     results: PathBuf,
+    look_every: Duration,
     /// What ports claimed first, as it was read last: a flush takes it from the kernel.
     first: Option<FirstSeen>,
     /// What was written last.
@@ -40,55 +51,64 @@ pub(super) struct Pinning {
     standings: watch::Sender<Arc<Standings>>,
     wanted: Arc<Notify>,
     said: Said,
+    gate: Gate,
     metrics: Metrics,
 }
 
-/// What was logged last, so that it is logged when it changes.
-#[derive(Default)]
-struct Said {
-    shared: BTreeSet<String>,
-    unpinned: BTreeMap<String, Unpinned>,
-    disputed: BTreeSet<IpAddr>,
-    no_memory: bool,
+/// Why needed pins do not stand.
+#[derive(Debug, thiserror::Error)]
+enum PinningError {
+    /// Links and routes could not be read.
+    #[error(transparent)]
+    Links(#[from] LinkError),
+    /// The table could not be read or written.
+    #[error(transparent)]
+    Pins(#[from] PinsError),
 }
 
 struct Metrics {
     pins: IntGauge,
     doubted: IntGauge,
     odd_results: IntGauge,
+    repairs: IntCounter,
+    errors: IntCounter,
 }
 
 // === impl Pinning ===
 
 impl Pinning {
     /// As `config` asks for; nothing is known and nobody believed yet, unless all are.
-    pub(super) fn new(config: &config::Redirect, registry: &Registry) -> Self {
+    pub(super) fn new(
+        config: &config::Redirect,
+        gate: Gate,
+        repairs: IntCounter,
+        errors: IntCounter,
+        registry: &Registry,
+    ) -> Self {
         let others_believed = config.shared_l2 == SharedL2::Allow;
         let standings = Standings { others_believed, ..Standings::default() };
         Self {
             mode: config.shared_l2,
             results: config.cni_results.clone(),
+            look_every: config.reconcile_every.min(LOOK_AT_MOST_EVERY),
             first: None,
             written: None,
             standings: watch::channel(Arc::new(standings)).0,
             wanted: Arc::default(),
             said: Said::default(),
-            metrics: Metrics::register(registry),
+            gate,
+            metrics: Metrics::register(registry, repairs, errors),
         }
     }
 
     /// What is known of addresses, for those who ask.
-    pub(super) fn neighbours(&self) -> Neighbours {
+    #[must_use]
+    pub fn neighbours(&self) -> Neighbours {
         Neighbours::new(self.standings.subscribe(), Arc::clone(&self.wanted))
     }
 
-    /// Told when an address is asked for that is not believed.
-    pub(super) fn wanted(&self) -> Arc<Notify> {
-        Arc::clone(&self.wanted)
-    }
-
     /// Has the kernel remember from now on what ports claim: before pods are known, and as early as can be.
-    pub(super) async fn remember(&mut self) {
+    pub async fn remember(&mut self) {
         if self.mode != SharedL2::Pin {
             return;
         }
@@ -98,25 +118,72 @@ impl Pinning {
         }
     }
 
-    /// Compares and mends, for the pods that have these addresses: all that there are. Returns what others had changed.
+    /// Looks until `shutdown`, and leaves everything in place.
     ///
     /// # Errors
-    /// When pins that are needed do not stand; their addresses are not believed then.
-    pub(super) async fn reconcile(
-        &mut self,
-        addresses: &[IpAddr],
-    ) -> Result<Option<PinsDrift>, RedirectError> {
-        let outcome = self.mend(addresses).await;
-        if outcome.is_err() {
-            self.metrics.pins.set(0);
-            self.publish(HashMap::new());
+    /// None: what fails is logged and counted, closes the gate and is tried again.
+    pub async fn run(
+        mut self,
+        shutdown: CancellationToken,
+        mut pods: watch::Receiver<Arc<Snapshot>>,
+    ) -> anyhow::Result<()> {
+        let wanted = Arc::clone(&self.wanted);
+        let mut timer = tokio::time::interval(self.look_every);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut notices = Notices::new();
+        notices.addresses_differ(&pods);
+        let mut looked_at = Instant::now();
+        loop {
+            let asked = async {
+                sleep_until(looked_at + ASKED_SPACING).await;
+                wanted.notified().await;
+            };
+            let due = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                due = notices.due(&mut pods) => due,
+                _ = timer.tick() => true,
+                () = asked => true,
+            };
+            // Before all pods are known there is nothing to pin, and what an earlier agent has pinned stays.
+            if due && notices.listed {
+                looked_at = Instant::now();
+                if self.look(&mut notices).await.is_err() {
+                    timer.reset_after(LOOK_AFTER_ERROR.min(self.look_every));
+                }
+            }
+        }
+    }
+
+    /// One look: compares, mends, and sets the gate by what came of it.
+    async fn look(&mut self, notices: &mut Notices) -> Result<(), PinningError> {
+        notices.listen();
+        if let Ok(links) = Links::read().await {
+            notices.seen(links);
+        }
+        let outcome = self.mend(&notices.addresses).await;
+        match &outcome {
+            Ok(()) => self.gate.open(),
+            Err(error) => {
+                self.metrics.errors.inc();
+                self.metrics.pins.set(0);
+                self.publish(HashMap::new());
+                warn!(%error, "pins of bridge ports not in force");
+                self.gate.close(format!("not known to be in force: {error}"));
+            }
         }
         outcome
     }
 
-    async fn mend(&mut self, addresses: &[IpAddr]) -> Result<Option<PinsDrift>, RedirectError> {
+    async fn mend(&mut self, addresses: &[IpAddr]) -> Result<(), PinningError> {
         let links = Ports::read().await?;
         let routed = pod_links(addresses).await?;
+        // Where nobody shares an interface the rest says nothing of pods, and a new one need not wait for it.
+        let unknown = FirstSeen::default();
+        let alone = Plan::of(&Seen { links: &links, attachments: &[], first: &unknown, routed: &routed });
+        if alone.shared.is_empty() {
+            self.publish(alone.standings);
+        }
         let first = match self.mode {
             SharedL2::Pin => self.first_seen(&links).await,
             SharedL2::Allow | SharedL2::Refuse => FirstSeen::default(),
@@ -124,12 +191,12 @@ impl Pinning {
         let results = self.read_results().await;
         let attachments = &results.attachments;
         let plan = Plan::of(&Seen { links: &links, attachments, first: &first, routed: &routed });
-        let drift = self.write(&plan).await?;
-        self.say(&plan);
+        self.write(&plan).await?;
+        self.said.say(self.mode, &plan);
         let standing = |(ip, standing): (&PodIp, &Standing)| (*ip, self.judge(*standing));
         let standings: HashMap<_, _> = plan.standings.iter().map(standing).collect();
         self.publish(standings);
-        Ok(drift)
+        Ok(())
     }
 
     /// Files are read on a thread that may wait for a disk.
@@ -148,20 +215,18 @@ impl Pinning {
     async fn first_seen(&mut self, links: &Ports) -> FirstSeen {
         match FirstSeen::read(self.first.as_ref(), &links.links).await {
             Ok((seen, _)) => {
-                self.said.no_memory = false;
+                self.said.forgets(None);
                 self.first = Some(seen.clone());
                 seen
             }
             Err(error) => {
-                if !std::mem::replace(&mut self.said.no_memory, true) {
-                    warn!(%error, "what bridge ports claim is not remembered: only the CNI's results say whose they are");
-                }
+                self.said.forgets(Some(&error));
                 FirstSeen::default()
             }
         }
     }
 
-    async fn write(&mut self, plan: &Plan) -> Result<Option<PinsDrift>, RedirectError> {
+    async fn write(&mut self, plan: &Plan) -> Result<(), PinningError> {
         let pins = if self.mode == SharedL2::Pin { plan.pins.clone() } else { Pins::default() };
         let ours = self.written.as_ref() != Some(&pins);
         let before_write = |_| self.doubt_all_but(ours.then_some(&plan.standings));
@@ -170,9 +235,13 @@ impl Pinning {
             Err(_) if pins.pins.is_empty() => None,
             outcome => outcome?,
         };
+        if let Some(cause) = drift.filter(|_| !ours) {
+            warn!(%cause, "repaired");
+            self.metrics.repairs.inc();
+        }
         self.metrics.pins.set(i64::try_from(pins.pins.len()).unwrap_or(i64::MAX));
         self.written = Some(pins);
-        Ok(drift.filter(|_| !ours))
+        Ok(())
     }
 
     /// While the table is written those alone are believed that were before and will be after.
@@ -201,52 +270,15 @@ impl Pinning {
             differ
         });
     }
-
-    fn say(&mut self, plan: &Plan) {
-        if self.said.shared != plan.shared {
-            let interfaces = plan.shared.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-            match self.mode {
-                _ if plan.shared.is_empty() => {}
-                SharedL2::Allow => warn!(
-                    interfaces,
-                    "pods share interfaces and can forge each other's addresses there: each can get its neighbours' credentials (--shared-l2=allow)"
-                ),
-                SharedL2::Refuse => {
-                    warn!(interfaces, "pods that share interfaces get no credentials (--shared-l2=refuse)");
-                }
-                SharedL2::Pin => {
-                    info!(interfaces, "pods share interfaces: they get credentials where a port is pinned")
-                }
-            }
-            self.said.shared.clone_from(&plan.shared);
-        }
-        if self.mode != SharedL2::Pin {
-            return;
-        }
-        for (port, why) in &plan.unpinned {
-            // Every port begins silent.
-            if self.said.unpinned.get(port) != Some(why) && *why != Unpinned::Silent {
-                warn!(
-                    port,
-                    reason = why.as_str(),
-                    "bridge port not pinned: the pod behind it gets no credentials"
-                );
-            }
-        }
-        if plan.disputed != self.said.disputed && !plan.disputed.is_empty() {
-            let addresses = plan.disputed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            warn!(addresses, "several bridge ports are said to have these addresses");
-        }
-        self.said.unpinned.clone_from(&plan.unpinned);
-        self.said.disputed.clone_from(&plan.disputed);
-    }
 }
 
 // === impl Metrics ===
 
 impl Metrics {
-    fn register(registry: &Registry) -> Self {
+    fn register(registry: &Registry, repairs: IntCounter, errors: IntCounter) -> Self {
         Self {
+            repairs,
+            errors,
             pins: registry.gauge("pins", "Bridge ports that are pinned to the addresses of the pod behind them."),
             doubted: registry.gauge(
                 "pods_doubted",

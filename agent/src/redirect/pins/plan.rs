@@ -189,3 +189,6 @@ fn times<'a>(all: impl Iterator<Item = &'a BTreeSet<IpAddr>>) -> BTreeMap<IpAddr
     }
     times
 }
+
+#[cfg(test)]
+mod tests;
