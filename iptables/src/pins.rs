@@ -10,6 +10,7 @@
 
 pub mod first;
 pub mod ports;
+mod solicit;
 mod table;
 
 use std::collections::BTreeSet;
@@ -18,6 +19,8 @@ use std::net::IpAddr;
 
 use crate::nfnetlink::NfnetlinkError;
 use crate::nftables::TableDrift;
+
+pub use solicit::solicit;
 
 /// Why pins are not in force.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@
 mod plan;
 mod say;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use rolegate_iptables::Links;
 use rolegate_iptables::links::{LinkError, pod_links};
 use rolegate_iptables::pins::first::FirstSeen;
 use rolegate_iptables::pins::ports::Ports;
-use rolegate_iptables::pins::{Pins, PinsError};
+use rolegate_iptables::pins::{Pins, PinsError, solicit};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -33,11 +33,15 @@ use crate::metrics::Registry;
 use crate::ready::Gate;
 use crate::types::PodIp;
 
-use plan::{Plan, Seen};
+use plan::{Claim, Plan, Seen};
 use say::Said;
 
 /// Least time between two looks because somebody asks who is not believed: each costs a few milliseconds.
 const ASKED_SPACING: Duration = Duration::from_millis(100);
+
+/// Whoever has an address that another port claims answers within this: kernels do in less than a millisecond, and what
+/// a pod that is new may wait for in all is 900 ms.
+const ANSWER_WITHIN: Duration = Duration::from_millis(250);
 
 /// The pins of this node.
 pub struct Pinning {
@@ -46,6 +50,8 @@ pub struct Pinning {
     look_every: Duration,
     /// What ports claimed first, as it was read last: a flush takes it from the kernel.
     first: Option<FirstSeen>,
+    /// Since when everybody on the bridge is asked about a claim.
+    asked: BTreeMap<Claim, Instant>,
     /// What was written last.
     written: Option<Pins>,
     standings: watch::Sender<Arc<Standings>>,
@@ -92,6 +98,7 @@ impl Pinning {
             results: config.cni_results.clone(),
             look_every: config.reconcile_every.min(LOOK_AT_MOST_EVERY),
             first: None,
+            asked: BTreeMap::new(),
             written: None,
             standings: watch::channel(Arc::new(standings)).0,
             wanted: Arc::default(),
@@ -138,12 +145,14 @@ impl Pinning {
                 sleep_until(looked_at + ASKED_SPACING).await;
                 wanted.notified().await;
             };
+            let answered = self.next_answers(looked_at);
             let due = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
                 due = notices.due(&mut pods) => due,
                 _ = timer.tick() => true,
                 () = asked => true,
+                () = sleep_until(answered.unwrap_or(looked_at)), if answered.is_some() => true,
             };
             // Before all pods are known there is nothing to pin, and what an earlier agent has pinned stays.
             if due && notices.listed {
@@ -179,8 +188,15 @@ impl Pinning {
         let links = Ports::read().await?;
         let routed = pod_links(addresses).await?;
         // Where nobody shares an interface the rest says nothing of pods, and a new one need not wait for it.
-        let unknown = FirstSeen::default();
-        let alone = Plan::of(&Seen { links: &links, attachments: &[], first: &unknown, routed: &routed });
+        let nothing = FirstSeen::default();
+        let mut seen = Seen {
+            links: &links,
+            attachments: &[],
+            first: &nothing,
+            heard: &BTreeSet::new(),
+            routed: &routed,
+        };
+        let alone = Plan::of(&seen);
         if alone.shared.is_empty() {
             self.publish(alone.standings);
         }
@@ -189,14 +205,42 @@ impl Pinning {
             SharedL2::Allow | SharedL2::Refuse => FirstSeen::default(),
         };
         let results = self.read_results().await;
-        let attachments = &results.attachments;
-        let plan = Plan::of(&Seen { links: &links, attachments, first: &first, routed: &routed });
+        let heard = self.heard();
+        (seen.attachments, seen.first, seen.heard) = (&results.attachments, &first, &heard);
+        let plan = Plan::of(&seen);
+        self.ask_about(&plan).await;
         self.write(&plan).await?;
         self.said.say(self.mode, &plan);
         let standing = |(ip, standing): (&PodIp, &Standing)| (*ip, self.judge(*standing));
         let standings: HashMap<_, _> = plan.standings.iter().map(standing).collect();
         self.publish(standings);
         Ok(())
+    }
+
+    /// Claims that everybody has had the time to contradict.
+    fn heard(&self) -> BTreeSet<Claim> {
+        let heard = self.asked.iter().filter(|(_, since)| since.elapsed() >= ANSWER_WITHIN);
+        heard.map(|(claim, _)| claim.clone()).collect()
+    }
+
+    /// When the next ones are, after `looked_at`.
+    fn next_answers(&self, looked_at: Instant) -> Option<Instant> {
+        self.asked.values().map(|since| *since + ANSWER_WITHIN).filter(|at| *at > looked_at).min()
+    }
+
+    /// Asks once about every claim that could be believed.
+    async fn ask_about(&mut self, plan: &Plan) {
+        self.asked.retain(|claim, _| plan.claims.contains_key(claim));
+        for (claim, bridge) in &plan.claims {
+            if self.asked.contains_key(claim) {
+                continue;
+            }
+            match solicit(*bridge, claim.1).await {
+                Ok(()) => drop(self.asked.insert(claim.clone(), Instant::now())),
+                // It is asked again at the next look, and not believed before.
+                Err(error) => warn!(%error, address = %claim.1, "who has an address cannot be asked"),
+            }
+        }
     }
 
     /// Files are read on a thread that may wait for a disk.

@@ -50,6 +50,8 @@ const SHOWN: &[(&str, &str)] = &[
     ("redirect", "redirect_is_made_where_and_as_told"),
     ("host-interface", "redirect_is_made_where_and_as_told"),
     ("host-ip", "redirect_is_made_where_and_as_told"),
+    ("shared-l2", "pods_on_a_bridge_are_believed_where_and_as_told"),
+    ("cni-results", "pods_on_a_bridge_are_believed_where_and_as_told"),
     ("reconcile-period", "rules_are_compared_as_often_as_told"),
     ("resolve-duplicate-cache-ips", "redirect_is_made_where_and_as_told"),
     ("log-format", "log_is_written_as_told_and_a_flag_goes_before_its_variable"),

@@ -7,13 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
-use rolegate_iptables::pins::first::FirstSeen;
+use rolegate_iptables::pins::first::{FirstSeen, PortKey};
 use rolegate_iptables::pins::ports::{Port, Ports};
 use rolegate_iptables::pins::{Pin, Pins};
 
 use crate::cni::Attachment;
 use crate::identity::Standing;
 use crate::types::PodIp;
+
+/// A port that says an address is its own.
+pub(super) type Claim = (PortKey, IpAddr);
 
 /// What was seen.
 pub(super) struct Seen<'a> {
@@ -23,6 +26,8 @@ pub(super) struct Seen<'a> {
     pub(super) attachments: &'a [Attachment],
     /// What ports claimed first.
     pub(super) first: &'a FirstSeen,
+    /// Claims about which everybody on the bridge was asked, and has had the time to contradict.
+    pub(super) heard: &'a BTreeSet<Claim>,
     /// The interface that each pod's address is routed by.
     pub(super) routed: &'a HashMap<IpAddr, u32>,
 }
@@ -38,6 +43,8 @@ pub(super) struct Plan {
     pub(super) unpinned: BTreeMap<String, Unpinned>,
     /// Addresses that several ports are said to have.
     pub(super) disputed: BTreeSet<IpAddr>,
+    /// Claims that could be believed, by the bridge that they are on.
+    pub(super) claims: BTreeMap<Claim, u32>,
 }
 
 /// Why a port has no pin.
@@ -45,7 +52,7 @@ pub(super) struct Plan {
 pub(super) enum Unpinned {
     /// It was there before what is claimed first was remembered, and the CNI's results do not name it.
     Older,
-    /// It has claimed no address yet.
+    /// It has claimed no address yet, or is not heard yet.
     Silent,
     /// Its address is another port's as well, or results contradict each other.
     Disputed,
@@ -98,6 +105,7 @@ impl Plan {
                 !twice(&of_results, address)
                     && (by_result || !of_results.contains_key(address) && !twice(&claimed, address))
             });
+            let mine = if by_result { mine } else { plan.heard(seen, port, mine) };
             let port = port.key.name.clone();
             if mine.is_empty() {
                 let why = if disputed.is_empty() { why } else { Unpinned::Disputed };
@@ -109,6 +117,13 @@ impl Plan {
         }
         plan.stand(seen);
         plan
+    }
+
+    /// A pod may claim an address whose owner has not said a word yet: those claims count that were asked about.
+    fn heard(&mut self, seen: &Seen<'_>, port: &Port, claimed: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+        let claim = |address: &IpAddr| (port.key.clone(), *address);
+        self.claims.extend(claimed.iter().map(|address| (claim(address), port.bridge)));
+        claimed.into_iter().filter(|address| seen.heard.contains(&claim(address))).collect()
     }
 
     fn stand(&mut self, seen: &Seen<'_>) {

@@ -66,8 +66,15 @@ impl Scene {
     }
 
     fn plan(&self) -> Plan {
+        let of = |(port, addresses): (&PortKey, &BTreeSet<IpAddr>)| {
+            addresses.iter().map(|address| (port.clone(), *address)).collect::<Vec<_>>()
+        };
+        self.plan_hearing(&self.first.claims.iter().flat_map(of).collect())
+    }
+
+    fn plan_hearing(&self, heard: &BTreeSet<Claim>) -> Plan {
         let Self { links, attachments, first, routed } = self;
-        Plan::of(&Seen { links, attachments, first, routed })
+        Plan::of(&Seen { links, attachments, first, heard, routed })
     }
 }
 
@@ -132,6 +139,18 @@ fn address_that_two_ports_have_is_neithers_but_a_result_goes_before_a_claim() {
 
     let differ = scene().result(10, &["10.2.0.10"]).result(10, &["10.2.0.11"]).claim(11, "10.2.0.11").plan();
     assert_eq!(pins(&differ), [], "results that contradict each other");
+}
+
+#[test]
+fn claim_waits_until_everybody_was_asked_about_it_and_a_result_does_not() {
+    let scene = Scene::new(10..12).pod("10.2.0.10", CBR0).pod("10.2.0.11", CBR0);
+    let scene = scene.claim(10, "10.2.0.10").result(11, &["10.2.0.11"]);
+    let plan = scene.plan_hearing(&BTreeSet::new());
+    assert_eq!(pins(&plan), [pin(11, &["10.2.0.11"])]);
+    assert_eq!(plan.claims, [((key(10), ip("10.2.0.10")), CBR0)].into());
+    assert_eq!(plan.unpinned, [(key(10).name, Unpinned::Silent)].into());
+    let plan = scene.plan_hearing(&[(key(10), ip("10.2.0.10"))].into());
+    assert_eq!(pins(&plan), [pin(10, &["10.2.0.10"]), pin(11, &["10.2.0.11"])]);
 }
 
 #[test]
