@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use rolegate_tests::agent::Agent;
-use rolegate_tests::http::Client;
+use rolegate_tests::http::{Client, Connection};
 use rolegate_tests::netns::{NetNs, on_path};
 use rolegate_tests::skip;
 use rolegate_tests::topology::{IMDS_V4, IMDS_V6};
@@ -77,6 +78,7 @@ pub(crate) fn end(child: Child) -> String {
 
 /// Every attack on the victim, `seconds` each; those that got its credentials.
 pub(crate) fn successful(
+    world: &World,
     attacker: &RunningPod,
     victim: &RunningPod,
     attacks: &[&str],
@@ -90,22 +92,21 @@ pub(crate) fn successful(
         } else {
             IpAddr::from(victim.net.ip4())
         };
-        // The node has to know the victim, or it asks for it when it answers.
+        // The node has forgotten what the last attack made it believe, and knows the victim: else it asks for it when
+        // it answers.
+        world.topology.node().run("ip", &["neigh", "flush", "dev", "cbr0"]).unwrap();
         let _ = (victim.imds().get("/"), victim.imds_v6().get("/"));
-        let child = if *attack == "mac" {
-            let child = start(from, &format!("mac={}", victim.net.macs()[1]), of, seconds);
-            let until = tokio::time::Instant::now() + std::time::Duration::from_secs(seconds.into());
-            while tokio::time::Instant::now() < until {
-                let stream =
-                    victim.net.ns().connect((IMDS_V4, 80).into(), std::time::Duration::from_millis(500));
-                let Ok(stream) = stream else { continue };
-                let request = victim.imds().bytes("GET", DOCUMENT, &[]);
-                let _ = rolegate_tests::http::Connection::new(stream).exchange(&request);
-            }
-            child
-        } else {
-            start(from, attack.trim_end_matches('6'), of, seconds)
+        let attack_on = match *attack {
+            "mac" => format!("mac={}", victim.net.macs()[1]),
+            other => other.trim_end_matches('6').to_owned(),
         };
+        let mut child = start(from, &attack_on, of, seconds);
+        // Only what the victim is sent can be listened to.
+        while *attack == "mac" && child.try_wait().unwrap().is_none() {
+            let patience = Duration::from_millis(200);
+            let Ok(stream) = victim.net.ns().connect((IMDS_V4, 80).into(), patience) else { continue };
+            let _ = Connection::new(stream).exchange(&victim.imds().bytes("GET", DOCUMENT, &[]));
+        }
         if end(child).contains(CREDENTIALS) {
             successful.push((*attack).to_owned());
         }

@@ -12,6 +12,7 @@ Prints what came back.
 """
 
 import os
+import random
 import re
 import select
 import socket
@@ -172,10 +173,12 @@ class Forger:
 
     def listen_as(self, mac, until):
         heard = b""
-        while time.time() < until:
+        while time.time() < until and b"AccessKeyId" not in heard:
             # An experimental ethertype: all that matters is where it comes from.
             self.frame(0x88B5, b"\0" * 46, source=mac)
-            while select.select([self.socket], [], [], 0.0005)[0]:
+            # Too often, and the victim's connection is not even made; too seldom, and its answer gets through.
+            pause = time.time() + random.uniform(0.0002, 0.01)
+            while select.select([self.socket], [], [], max(0, pause - time.time()))[0]:
                 seen = self.segment(self.socket.recv(65536))
                 heard += seen[4] if seen else b""
         return heard

@@ -32,14 +32,19 @@ fn nothing_with_pins_and_credentials_without(world: &World, redirect: &str) {
     let agent = run(world, redirect, "pin");
     served(&agent, &victim);
     let all: Vec<&str> = ATTACKS.into_iter().chain(BLIND).collect();
-    assert_eq!(successful(&attacker, &victim, &all, 2), [""; 0], "{}", agent.log());
+    assert_eq!(successful(world, &attacker, &victim, &all, 2), [""; 0], "{}", agent.log());
     served(&agent, &victim);
     drop(agent);
 
     let agent = run(world, redirect, "allow");
     served(&agent, &victim);
-    assert_eq!(successful(&attacker, &victim, &BLIND, 1), [""; 0]);
-    assert_eq!(successful(&attacker, &victim, &ATTACKS, 15), ATTACKS, "the scripts work: {}", agent.log());
+    assert_eq!(successful(world, &attacker, &victim, &BLIND, 1), [""; 0]);
+    assert_eq!(
+        successful(world, &attacker, &victim, &ATTACKS, 15),
+        ATTACKS,
+        "the scripts work: {}",
+        agent.log()
+    );
     agent
         .wait_for_line("who is believed", |line| {
             line.text_of("interfaces").as_deref() == Some("cbr0") && line.text.contains("allow")
