@@ -19,10 +19,11 @@ FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
 # Flags of the end-to-end benchmarks, such as --output=json (`target/release/e2e --help`).
 E2E_FLAGS ?=
+CAPTURES_FLAGS ?=
 FAIRNESS_FLAGS ?=
 HERD_FLAGS ?=
 # Suites that run a second time, against a real API server, where one could be built.
-REAL_API_SUITES ?= acceptance capture sdk world
+REAL_API_SUITES ?= acceptance capture sdk startup_taint world
 
 .PHONY: help
 help: ## this list
@@ -62,10 +63,11 @@ deny: rust $(ROLEGATE_CACHE)/bin/cargo-deny ## licences, sources, duplicate and 
 	$(ROLEGATE_CACHE)/bin/cargo-deny -L error --locked check --hide-inclusion-graph bans licenses sources
 
 .PHONY: bench
-bench: rust ## the hot path step by step, the agent end to end, neighbours of hostile pods, a herd
+bench: rust ## the hot path step by step, the captures, the agent end to end, neighbours of hostile pods, a herd
 	cargo bench --workspace
 	cargo build --release -p rolegate -p rolegate-benches --bins
 	@export ROLEGATE_BIN="$$(realpath $(TARGET)/release/rolegate)"; \
+	tests/tools/as-root.sh $(TARGET)/release/captures $(CAPTURES_FLAGS); \
 	tests/tools/as-root.sh $(TARGET)/release/e2e $(E2E_FLAGS); \
 	tests/tools/as-root.sh $(TARGET)/release/fairness $(FAIRNESS_FLAGS); \
 	tests/tools/as-root.sh $(TARGET)/release/herd $(HERD_FLAGS)

@@ -4,6 +4,7 @@ mod cleanup;
 mod guard;
 mod late_source;
 mod learn;
+mod privileges;
 mod process;
 mod sockets;
 mod store;
@@ -20,6 +21,7 @@ use tracing::{error, info, warn};
 use crate::accept::AcceptErrors;
 use crate::admin::{Admin, DebugPages, Health, Scope};
 use crate::cluster::Snapshot;
+use crate::cluster::own_node::OwnNode;
 use crate::cluster::watch::{Watch, WatchGates};
 use crate::config::Config;
 use crate::credentials::Broker;
@@ -43,6 +45,7 @@ pub use cleanup::cleanup;
 pub use guard::guard;
 use late_source::LateSource;
 use learn::Learner;
+use privileges::Privileges;
 pub use process::forbid_dumps;
 use sockets::Sockets;
 use uncaptured::Uncaptured;
@@ -80,18 +83,21 @@ pub struct Prepared {
     sockets: Sockets,
 }
 
-/// Sets logging up and opens every socket.
+/// Sets logging up, opens every socket, and gives up the rights that were for that. Starts no thread before.
 ///
 /// # Errors
-/// When a port is taken: the error names it.
+/// When a capability is missing or a port is taken: the error names it.
 pub fn prepare(config: Config) -> anyhow::Result<Prepared> {
     let registry = Registry::new();
     let telemetry = Telemetry::init(&config.log, &registry)?;
     process::log_panics();
+    let privileges = Privileges::check(&config)?;
     process::announce(&config);
     let descriptors = process::raise_descriptor_limit();
     process::install_crypto_provider();
     let sockets = Sockets::open(&config)?;
+    privileges.give_up_the_rest()?;
+    telemetry.start()?;
     Ok(Prepared { config, registry, telemetry, descriptors, sockets })
 }
 
@@ -167,6 +173,7 @@ fn start_wires(base: &Base, neighbours: Neighbours, supervisor: &mut Supervisor)
         &base.registry,
     );
     let node = watch.node();
+    start_own_node(base, node.clone(), supervisor);
     let shutdown = supervisor.shutdown();
     supervisor.spawn("kubernetes-watch", async move {
         watch.run(shutdown).await;
@@ -202,6 +209,18 @@ fn start_wires(base: &Base, neighbours: Neighbours, supervisor: &mut Supervisor)
     };
     supervisor.spawn("node-identity", learner.run(supervisor.shutdown()));
     Wires { snapshots, addresses: start_addresses(supervisor), neighbours, policy, broker, upstream }
+}
+
+/// Nothing is asked of the Node unless told to.
+fn start_own_node(base: &Base, node: watch::Receiver<Option<String>>, supervisor: &mut Supervisor) {
+    let kubernetes = &base.config.kubernetes;
+    let Some(taint) = kubernetes.startup_taint.clone() else { return };
+    let own_node = OwnNode::new(kubernetes.clone(), taint, base.clock.clone(), &base.registry);
+    let (gates, shutdown) = (base.gates.clone(), supervisor.shutdown());
+    supervisor.spawn("own-node", async move {
+        own_node.run(node, gates, shutdown).await;
+        Ok(())
+    });
 }
 
 fn start_addresses(supervisor: &mut Supervisor) -> watch::Receiver<Arc<HashSet<PodIp>>> {

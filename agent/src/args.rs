@@ -16,7 +16,7 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcomm
 pub use docs::flags_markdown;
 pub use run::{
     CredentialsArgs, KubernetesArgs, LogArgs, MetadataArgs, NamespaceArgs, RedirectArgs, RoleArgs, RunArgs,
-    ServerArgs,
+    STARTUP_TAINT, ServerArgs,
 };
 
 /// Exit code of a mistake in flags or environment (`EX_USAGE` of sysexits.h).

@@ -29,7 +29,7 @@ pub const AUDIT: &str = "rolegate::audit";
 #[derive(Debug)]
 pub struct Telemetry {
     levels: Levels,
-    _queue: Queue,
+    queue: Queue,
 }
 
 /// Changes the log level of the running process.
@@ -58,7 +58,7 @@ pub enum TelemetryError {
 // === impl Telemetry ===
 
 impl Telemetry {
-    /// Sets up the process's subscriber. Keep what it returns until the last line is logged.
+    /// Sets up the process's subscriber, without a thread as yet. Keep what it returns until the last line is logged.
     ///
     /// # Errors
     /// [`TelemetryError`]; nothing is set up then.
@@ -67,6 +67,14 @@ impl Telemetry {
         let (dispatch, telemetry) = Self::build(log, registry, Box::new(std::io::stderr()), ansi)?;
         tracing::dispatcher::set_global_default(dispatch).map_err(|_| TelemetryError::Twice)?;
         Ok(telemetry)
+    }
+
+    /// Starts the thread that writes: from now on no line is waited for. It has the rights that the caller has now.
+    ///
+    /// # Errors
+    /// [`TelemetryError::Thread`]: nothing is logged any more.
+    pub fn start(&self) -> Result<(), TelemetryError> {
+        Ok(self.queue.start()?)
     }
 
     /// The handle for changing the level later.
@@ -82,7 +90,7 @@ impl Telemetry {
         ansi: bool,
     ) -> Result<(Dispatch, Self), TelemetryError> {
         let (wanted, handle) = reload::Layer::new(filter::parse(&log.level)?);
-        let queue = Queue::start(sink, registry)?;
+        let queue = Queue::new(sink, registry);
         let lines = Lines::new(Arc::clone(queue.shared()));
         let format: Box<dyn Layer<Spans> + Send + Sync> = match log.format {
             LogFormat::Text => fmt::layer().with_ansi(ansi).with_writer(lines).boxed(),
@@ -92,7 +100,7 @@ impl Telemetry {
         };
         let layer = format.with_filter(wanted.and(filter::cap()));
         let dispatch = Dispatch::new(tracing_subscriber::registry().with(layer));
-        Ok((dispatch, Self { levels: Levels { handle }, _queue: queue }))
+        Ok((dispatch, Self { levels: Levels { handle }, queue }))
     }
 }
 

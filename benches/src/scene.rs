@@ -253,7 +253,8 @@ impl Drop for Bare {
 /// As it is in a cluster: information lines of text, and no more.
 fn start_agent(world: &World, flags: &[String]) -> Result<Agent> {
     let mut args = world.usual_flags();
-    args.retain(|flag| !flag.starts_with("--log-"));
+    let other_capture = flags.iter().any(|flag| flag.starts_with("--redirect="));
+    args.retain(|flag| !(flag.starts_with("--log-") || other_capture && flag == "--iptables"));
     args.extend_from_slice(flags);
     let agent = Agent::start(world.topology.node(), &args, &world.environment())?;
     agent.ready()?;

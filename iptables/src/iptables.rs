@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt;
 
-pub use backend::Backend;
+pub use backend::{Backend, legacy_in_use};
 pub use command::{CommandError, search_path};
 pub use desired::{Desired, FORWARD_CHAIN, PREROUTING_CHAIN, TargetError};
 pub use drift::{Cause, Drift, Peer};
@@ -127,10 +127,13 @@ impl Iptables {
     /// Finds the programs in `search` (see [`search_path`]) and which back end the node uses.
     ///
     /// # Errors
-    /// When there is no iptables for IPv4.
+    /// When there is no iptables for IPv4, or what the node uses cannot be found out.
     pub async fn detect(search: &OsStr) -> Result<Self, Error> {
         let v6 = if Family::V6.in_kernel() {
-            Host::detect(Family::V6, search).await.map_err(|_| NoIpv6::Programs)
+            match Host::detect(Family::V6, search).await {
+                Err(Error::NoPrograms { .. }) => Err(NoIpv6::Programs),
+                host => Ok(host?),
+            }
         } else {
             Err(NoIpv6::Kernel)
         };
@@ -198,7 +201,7 @@ pub async fn cleanup(search: &OsStr, peers: bool) -> Cleanup {
 
 impl Host {
     async fn detect(family: Family, search: &OsStr) -> Result<Self, Error> {
-        let mut found = by_preference(Tools::find_all(family, search)).await.into_iter();
+        let mut found = by_preference(Tools::find_all(family, search)).await?.into_iter();
         let active = found.next().ok_or_else(|| no_programs(family, search))?;
         Ok(Self { active, others: found.collect() })
     }

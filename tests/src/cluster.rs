@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::kube_api::{KubeApi, Pod};
 use crate::netns::NetNs;
@@ -104,6 +105,31 @@ impl Cluster {
         match self {
             Self::Double(api) => Ok(api.delete_pod(namespace, name)),
             Self::Real(api) => api.delete_pod(namespace, name),
+        }
+    }
+
+    /// Creates or replaces a node with these taints; a real API server adds its own to a new one.
+    ///
+    /// # Errors
+    /// What a real API server said.
+    pub fn apply_node(&self, name: &str, taints: &Value) -> Result<()> {
+        match self {
+            Self::Double(api) => {
+                api.apply_node(name, taints);
+                Ok(())
+            }
+            Self::Real(api) => api.apply_node(name, taints),
+        }
+    }
+
+    /// A node as it is now.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn node(&self, name: &str) -> Result<Value> {
+        match self {
+            Self::Double(api) => api.node(name).context("no such node"),
+            Self::Real(api) => api.node(name),
         }
     }
 

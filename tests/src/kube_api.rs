@@ -1,11 +1,12 @@
-//! A double of the Kubernetes API server: lists and watches of pods and namespaces over TLS, as the real
-//! one gives them, and every way in which the real one fails.
+//! A double of the Kubernetes API server: lists and watches of pods and namespaces over TLS, nodes and patches of
+//! them, as the real one gives them, and every way in which the real one fails.
 //!
 //! It runs on a thread and a runtime of its own, so that it does not care what the test's runtime does
 //! (paused time, a namespace's thread); every method here is synchronous and takes effect at once.
 
 mod answers;
 mod faults;
+mod nodes;
 mod objects;
 mod server;
 mod state;
@@ -19,6 +20,7 @@ use std::thread::JoinHandle;
 
 use anyhow::Context;
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 pub use answers::Answer;
@@ -161,6 +163,17 @@ impl KubeApi {
         self.shared.change(|state| state.delete(Resource::Namespaces, name))
     }
 
+    /// Creates or replaces a node with these taints.
+    pub fn apply_node(&self, name: &str, taints: &Value) {
+        self.shared.change(|state| state.apply_node(name, taints));
+    }
+
+    /// A node as it is now.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<Value> {
+        self.shared.state().of(Resource::Nodes).objects.get(name).map(|node| (**node).clone())
+    }
+
     /// What can go wrong.
     #[must_use]
     pub fn faults(&self) -> Faults<'_> {
@@ -206,16 +219,18 @@ impl InProcess {
     ///
     /// # Errors
     /// While the server is down.
-    pub async fn answer<B>(self, request: http::Request<B>) -> io::Result<http::Response<Body>> {
+    pub async fn answer<B>(self, mut request: http::Request<B>) -> io::Result<http::Response<Body>>
+    where
+        B: hyper::body::Body<Data = bytes::Bytes>,
+    {
         if self.shared.state().down {
             self.shared.change(|state| state.turned_away += 1);
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let token = format!("Bearer {}", self.shared.state().token);
         let token = http::HeaderValue::try_from(token).map_err(io::Error::other)?;
-        let mut request = request.map(drop);
         request.headers_mut().insert(http::header::AUTHORIZATION, token);
-        Ok(server::answer(&self.shared, &request).await)
+        Ok(server::answer(&self.shared, request).await)
     }
 }
 

@@ -1,9 +1,10 @@
 //! A real Kubernetes API server over a real etcd, with the surface of the double: pods are made with their
 //! node and status, as a test says, since no kubelet runs.
 
-use std::fs::File;
-use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
+mod processes;
+
+use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{Value, json};
 
+use self::processes::{end_of, start_apiserver, start_etcd};
 use crate::clients::cache;
 use crate::http::{Connection, Response};
 use crate::kube_api::Pod;
@@ -153,14 +155,20 @@ impl RealApi {
     /// # Errors
     /// What the API server said.
     pub fn account_token(&self, namespace: &str, name: &str) -> Result<String> {
+        self.token_of(namespace, name, &json!({}))
+    }
+
+    fn token_of(&self, namespace: &str, name: &str, spec: &Value) -> Result<String> {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");
-        let wanted = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+        let wanted = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
         let made = self.admin("POST", &path, &wanted)?;
         let token = made.pointer("/status/token").and_then(Value::as_str).context("a token")?;
         Ok(token.to_owned())
     }
 
-    fn kubeconfig_with(&self, token: &str) -> String {
+    /// A kubeconfig with that bearer token.
+    #[must_use]
+    pub fn kubeconfig_with(&self, token: &str) -> String {
         use base64::Engine;
         let ca = base64::engine::general_purpose::STANDARD.encode(&self.ca_pem);
         json!({
@@ -239,6 +247,72 @@ impl RealApi {
         Ok(())
     }
 
+    /// Creates a node, or replaces its taints.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn apply_node(&self, name: &str, taints: &Value) -> Result<()> {
+        let path = format!("/api/v1/nodes/{name}");
+        if self.request("GET", &path, "application/json", "")?.status == 404 {
+            let new = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+                             "spec": {"taints": taints}});
+            self.send("POST", "/api/v1/nodes", "application/json", &new.to_string())?;
+        } else {
+            let patch = json!({"spec": {"taints": taints}}).to_string();
+            self.send("PATCH", &path, "application/merge-patch+json", &patch)?;
+        }
+        Ok(())
+    }
+
+    /// A node as it is now.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn node(&self, name: &str) -> Result<Value> {
+        self.admin("GET", &format!("/api/v1/nodes/{name}"), &Value::Null)
+    }
+
+    /// A new token of a service account, as the kubelet of the pod's node asks for one: bound to the pod.
+    ///
+    /// # Errors
+    /// What the API server said.
+    pub fn pod_token(&self, namespace: &str, account: &str, pod: &str) -> Result<String> {
+        let uid = self.admin("GET", &format!("/api/v1/namespaces/{namespace}/pods/{pod}"), &Value::Null)?;
+        let bound = json!({"kind": "Pod", "apiVersion": "v1", "name": pod, "uid": uid["metadata"]["uid"]});
+        self.token_of(namespace, account, &json!({"boundObjectRef": bound}))
+    }
+
+    /// One patch with that bearer token; the answer, whatever it is.
+    ///
+    /// # Errors
+    /// When there is no connection, or no answer.
+    pub fn patch(&self, token: &str, path: &str, mime: &str, patch: &Value) -> Result<Response> {
+        self.request_as(token, "PATCH", path, mime, &patch.to_string())
+    }
+
+    /// Applies manifests of `deploy/` with kubectl, which there must be; what it said.
+    ///
+    /// # Errors
+    /// What kubectl said.
+    pub fn apply_manifests(&self, names: &[&str]) -> Result<String> {
+        self.apply_namespace("kube-system", &[])?;
+        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+        let files = names.iter().map(|name| format!("--filename={}", deploy.join(name).display()));
+        let args: Vec<String> =
+            ["apply", "--validate=strict"].map(String::from).into_iter().chain(files).collect();
+        self.kubectl(&args)
+    }
+
+    /// Runs kubectl as the administrator, to its end; its standard output.
+    ///
+    /// # Errors
+    /// What kubectl said.
+    pub fn kubectl(&self, args: &[impl AsRef<OsStr>]) -> Result<String> {
+        let kubeconfig = self.dir.path().join("admin-kubeconfig");
+        std::fs::write(&kubeconfig, self.admin_kubeconfig())?;
+        netns::run(self.ns.command("kubectl").arg("--kubeconfig").arg(kubeconfig).args(args))
+    }
+
     fn delete(&self, path: &str, options: &str) -> Result<bool> {
         let answer = self.request("DELETE", path, "application/json", options)?;
         match answer.status {
@@ -310,54 +384,6 @@ fn request(ns: &NetNs, address: SocketAddr, tls: &Arc<ClientConfig>, call: &Call
 
 fn apiserver() -> PathBuf {
     cache().join("kube/kube-apiserver")
-}
-
-fn start_etcd(ns: &NetNs, dir: &Path) -> Result<Service> {
-    let mut command = ns.command("etcd");
-    command.arg("--data-dir").arg(dir.join("etcd")).args([
-        "--unsafe-no-fsync",
-        "--log-level=warn",
-        "--listen-client-urls=http://127.0.0.1:2379",
-        "--advertise-client-urls=http://127.0.0.1:2379",
-        "--listen-peer-urls=http://127.0.0.1:2380",
-    ]);
-    Service::start("etcd", &mut command, Some(File::create(dir.join("etcd.log"))?))
-}
-
-fn start_apiserver(ns: &NetNs, dir: &Path, address: SocketAddr) -> Result<Service> {
-    let mut tokens = File::create(dir.join("tokens.csv"))?;
-    writeln!(tokens, "{ADMIN},admin,1,system:masters\n{AGENT},rolegate,2")?;
-    // For signing service-account tokens, which nobody here asks for.
-    let (private, public) = (dir.join("sa.key"), dir.join("sa.pub"));
-    let key = rcgen::KeyPair::generate()?;
-    std::fs::write(&private, key.serialize_pem())?;
-    std::fs::write(&public, key.public_key_pem())?;
-    let ip: IpAddr = address.ip();
-    let mut command = ns.command(apiserver());
-    command
-        .arg(format!("--advertise-address={ip}"))
-        .arg(format!("--bind-address={ip}"))
-        .arg(format!("--secure-port={}", address.port()))
-        .arg(format!("--cert-dir={}", dir.display()))
-        .arg(format!("--token-auth-file={}", dir.join("tokens.csv").display()))
-        .arg(format!("--service-account-key-file={}", public.display()))
-        .arg(format!("--service-account-signing-key-file={}", private.display()))
-        .args([
-            "--etcd-servers=http://127.0.0.1:2379",
-            "--authorization-mode=RBAC",
-            "--disable-admission-plugins=ServiceAccount",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            "--service-cluster-ip-range=10.96.0.0/24",
-            "--endpoint-reconciler-type=none",
-            "--max-mutating-requests-inflight=1000",
-        ]);
-    Service::start("kube-apiserver", &mut command, Some(File::create(dir.join("apiserver.log"))?))
-}
-
-fn end_of(log: &Path) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<_> = text.lines().collect();
-    lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
 fn tls_config(ca_pem: &str) -> Result<ClientConfig> {

@@ -29,7 +29,8 @@ const ROWS: &[&[&str]] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("hyper", &["server", "imds", "admin", "app::uncaptured"]),
     ("hyper_util", &["server", "imds", "admin"]),
-    ("kube", &["cluster::watch"]),
+    // The client, its requests and answers; who makes them: the watches, and what the Node is told.
+    ("kube", &["cluster::client", "cluster::answer", "cluster::watch", "cluster::own_node"]),
     ("k8s_openapi", &["cluster::watch"]),
     ("aws_config", &["credentials::assume_role"]),
     ("aws_credential_types", &["credentials::assume_role"]),
@@ -39,6 +40,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("moka", &["credentials::broker"]),
     // Socket options; why accepting failed; limits and flags of the process; how the key's file is opened.
     ("nix", &["server", "accept", "app::process", "imds::token::key_file"]),
+    // Capabilities: nix has none of them.
+    ("rustix", &["app::privileges"]),
     ("socket2", &["server::rest"]),
     ("rtnetlink", &["redirect"]),
     ("tracing_subscriber", &["telemetry"]),

@@ -3,13 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rolegate_tests::agent::Agent;
+use rolegate_tests::http::Response;
 use rolegate_tests::kube_api::Pod;
 use rolegate_tests::netns::NetNs;
 use rolegate_tests::real_api::RealApi;
@@ -37,26 +36,6 @@ fn has_kubectl(test: &str) -> bool {
         skip(test, "kubectl is not installed");
     }
     there
-}
-
-/// The agent's manifest, applied; what kubectl said.
-fn apply_manifest(ns: &NetNs, api: &RealApi) -> String {
-    let mut kubeconfig = tempfile::NamedTempFile::new().unwrap();
-    kubeconfig.write_all(api.admin_kubeconfig().as_bytes()).unwrap();
-    api.apply_namespace("kube-system", &[]).unwrap();
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/daemonset.yaml");
-    let applied = ns
-        .command("kubectl")
-        .arg("--kubeconfig")
-        .arg(kubeconfig.path())
-        .args(["apply", "--validate=strict", "-f"])
-        .arg(manifest)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&applied.stdout).into_owned();
-    assert!(applied.status.success(), "{said}{}", String::from_utf8_lossy(&applied.stderr));
-    said
 }
 
 /// An agent of node `n1` that asks this API server; it redirects nothing.
@@ -109,8 +88,8 @@ fn manifest_is_taken_by_a_real_api_server() {
     if !has_kubectl(test) {
         return;
     }
-    let Some((ns, api)) = api(test) else { return };
-    let said = apply_manifest(&ns, &api);
+    let Some((_ns, api)) = api(test) else { return };
+    let said = api.apply_manifests(&["daemonset.yaml"]).unwrap();
     assert!(said.contains("daemonset.apps/rolegate created"), "{said}");
 }
 
@@ -153,8 +132,8 @@ fn manifest_grants_reading_pods_and_namespaces_and_nothing_else() {
     if !has_kubectl(test) {
         return;
     }
-    let Some((ns, api)) = api(test) else { return };
-    apply_manifest(&ns, &api);
+    let Some((_ns, api)) = api(test) else { return };
+    api.apply_manifests(&["daemonset.yaml"]).unwrap();
     let nobody = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody"}});
     api.admin("POST", "/api/v1/namespaces/kube-system/serviceaccounts", &nobody).unwrap();
     let agent = api.account_token("kube-system", "rolegate").unwrap();
@@ -189,6 +168,84 @@ fn manifest_grants_reading_pods_and_namespaces_and_nothing_else() {
     api.admin("PUT", path, &wider).unwrap();
     until("a wider role is noticed", || granted("default") != wanted);
     assert!(granted("default").contains("get /secrets a"));
+}
+
+/// P43: with the rights for `--startup-taint` the service account may besides read nodes, and of the node that its
+/// token was issued for take off the startup taint and set the agent's condition: of no other node, and nothing else.
+#[test]
+fn rights_for_the_startup_taint_are_those_of_its_own_node() {
+    const KEY: &str = "rolegate/agent-not-ready";
+    const JSON: &str = "application/json-patch+json";
+    const MERGE: &str = "application/strategic-merge-patch+json";
+    let test = "rights_for_the_startup_taint_are_those_of_its_own_node";
+    if !has_kubectl(test) {
+        return;
+    }
+    let Some((_ns, api)) = api(test) else { return };
+    api.apply_manifests(&["daemonset.yaml", "startup-taint.yaml"]).unwrap();
+    let (ours, other) =
+        (json!({"key": KEY, "effect": "NoSchedule"}), json!({"key": "a/b", "effect": "NoSchedule"}));
+    for node in ["n1", "n2"] {
+        api.apply_node(node, &json!([])).unwrap();
+        api.apply_node(node, &json!([ours, other])).unwrap();
+    }
+    api.apply_pod(&Pod::new("kube-system", "rolegate").node("n1").service_account("rolegate")).unwrap();
+    let token = api.pod_token("kube-system", "rolegate", "rolegate").unwrap();
+    let unbound = api.account_token("kube-system", "rolegate").unwrap();
+    let patch = |token: &str, path: &str, mime: &str, patch: &Value| {
+        let path = format!("/api/v1/nodes/{path}");
+        api.patch(token, &path, mime, patch).unwrap()
+    };
+    let taints = |taints: &[&Value]| json!({"spec": {"taints": taints}});
+    let condition = |kind: &str| json!({"status": {"conditions": [{"type": kind, "status": "True", "reason": "A", "message": "b"}]}});
+    let no = |answer: &Response, said: &str| answer.status == 403 && answer.text().contains(said);
+    // A policy is in force some time after it was made: until then these are taken, and change nothing.
+    let nothing = json!({"metadata": {"labels": {}}});
+    until("the policy is in force", || no(&patch(&unbound, "n1", MERGE, &nothing), "no other"));
+
+    let label = json!({"metadata": {"labels": {"team": "a"}}});
+    let annotation = json!({"metadata": {"annotations": {"team": "a"}}});
+    let cordon = json!({"spec": {"unschedulable": true}});
+    let capacity = json!({"status": {"capacity": {"cpu": "1000"}}});
+    let address = json!({"status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.99"}]}});
+    for (what, token, path, change, said) in [
+        ("another node's taint", &token, "n2", &taints(&[&other]), "no other"),
+        ("another node's condition", &token, "n2/status", &condition("rolegate/Ready"), "no other"),
+        ("a token of no node", &unbound, "n1", &taints(&[&other]), "no other"),
+        ("another taint", &token, "n1", &taints(&[&ours]), "of the taints"),
+        (
+            "a new taint",
+            &token,
+            "n1",
+            &taints(&[&ours, &other, &json!({"key": "c", "effect": "NoExecute"})]),
+            "of the taints",
+        ),
+        ("another condition", &token, "n1/status", &condition("Ready"), "of the conditions"),
+        ("a label", &token, "n1", &label, "nothing else"),
+        ("a label by the status", &token, "n1/status", &label, "nothing else"),
+        ("an annotation", &token, "n1", &annotation, "nothing else"),
+        ("cordoning", &token, "n1", &cordon, "nothing else"),
+        ("capacity", &token, "n1/status", &capacity, "nothing else"),
+        ("an address", &token, "n1/status", &address, "nothing else"),
+    ] {
+        let answer = patch(token, path, MERGE, change);
+        assert!(no(&answer, said), "{what}: {} {}", answer.status, answer.text());
+    }
+    assert_eq!(api.node("n1").unwrap()["spec"]["taints"], json!([ours, other]));
+
+    let condition = condition("rolegate/Ready");
+    assert_eq!(patch(&token, "n1/status", MERGE, &condition).status, 200);
+    let test_of = |value: Value| json!({"op": "test", "path": "/spec/taints", "value": value});
+    let rest = json!({"op": "replace", "path": "/spec/taints", "value": [other]});
+    let stale = patch(&token, "n1", JSON, &json!([test_of(json!([ours])), rest]));
+    let said = "the server rejected our request due to an error in our request";
+    assert!(stale.status == 422 && stale.text().contains(said), "as the double says it: {}", stale.text());
+    let taken = patch(&token, "n1", JSON, &json!([test_of(json!([ours, other])), rest]));
+    assert_eq!((taken.status, &taken.json().unwrap()["spec"]["taints"]), (200, &json!([other])));
+    for path in ["nodes", "secrets?limit=1", "namespaces/kube-system/serviceaccounts"] {
+        assert_eq!(api.call(&token, "GET", &format!("/api/v1/{path}"), "").unwrap().status, 403, "{path}");
+    }
+    assert_eq!(api.call(&token, "DELETE", "/api/v1/nodes/n1", "").unwrap().status, 403);
 }
 
 /// Each verb that the API server's own RBAC does not grant is named, with the resource, by the gate and the log,

@@ -8,11 +8,14 @@ use rolegate_iptables::pins;
 use rolegate_iptables::route::{DEFAULT_TABLE, Route};
 use serde_json::{Value, json};
 
+use super::privileges::check_for_rules;
+
 /// Removes what is ours from the node: redirect and guards, and with `peers` the rules that kube2iam and kiam left.
 ///
 /// # Errors
-/// Everything that could not be removed; what could be is removed and printed nevertheless.
+/// What capability is missing, or everything that could not be removed; what could be is removed and printed nevertheless.
 pub async fn cleanup(peers: bool, json: bool) -> anyhow::Result<()> {
+    check_for_rules(true)?;
     let rules = iptables::cleanup(&iptables::search_path(), peers).await;
     let route = Route::new(DEFAULT_PREFERENCE, DEFAULT_TABLE).cleanup().await;
     let (guards, guard_errors) = Guard::new(DEFAULT_PREFERENCE).cleanup().await;

@@ -9,6 +9,9 @@ use clap::Args;
 
 use crate::types::Secret;
 
+/// The taint that the bare `--startup-taint` means.
+pub const STARTUP_TAINT: &str = "rolegate/agent-not-ready";
+
 /// All flags of `run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
@@ -72,8 +75,8 @@ pub struct KubernetesArgs {
     /// kube2iam: the same
     #[arg(long, value_name = "TIME")]
     pub cache_resync_period: Option<String>,
-    /// Removes the taint of this key from the node, and sets a condition of the node, once pods' requests are answered; the bare flag means rolegate/agent-not-ready
-    #[arg(long, value_name = "KEY", num_args = 0..=1, require_equals = true, default_missing_value = "rolegate/agent-not-ready")]
+    /// Takes the taint of this key off the node, and keeps the node's condition rolegate/Ready true, while pods' requests are captured and answered (rights: deploy/startup-taint.yaml); the bare flag means rolegate/agent-not-ready
+    #[arg(long, value_name = "KEY", num_args = 0..=1, require_equals = true, default_missing_value = STARTUP_TAINT)]
     pub startup_taint: Option<String>,
 }
 

@@ -4,8 +4,6 @@
 //! them a watch that has stalled cannot be told from a quiet cluster.
 
 mod api;
-mod backoff;
-mod client;
 mod error;
 mod freshness;
 mod metrics;
@@ -25,12 +23,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use project::project_namespace;
 
-use self::client::Connector;
 use self::freshness::Freshness;
 use self::metrics::Metrics;
 use self::publisher::Publisher;
 use self::reflector::Reflector;
 use self::resource::Resource;
+use super::client::Connector;
 use super::snapshot::Snapshot;
 use crate::config::{AnnotationKeys, Kubernetes, NodeSelection};
 use crate::metrics::Registry;

@@ -192,6 +192,25 @@ fn node_is_named_or_found_and_never_all_nodes() {
 }
 
 #[test]
+fn startup_taint_is_a_key_or_a_switch() {
+    let taint = |args: &[&str], env: &[(&str, &str)]| {
+        let args = [&["--node=n"], args].concat();
+        config_with(&args, env).kubernetes.startup_taint
+    };
+    let default = Some("rolegate/agent-not-ready".to_owned());
+    assert_eq!(taint(&[], &[]), None);
+    assert_eq!(taint(&["--startup-taint"], &[]), default);
+    assert_eq!(taint(&["--startup-taint=example.com/new"], &[]), Some("example.com/new".into()));
+    assert_eq!(taint(&[], &[("ROLEGATE_STARTUP_TAINT", "true")]), default);
+    assert_eq!(taint(&["--startup-taint=false"], &[("ROLEGATE_STARTUP_TAINT", "true")]), None);
+    assert_eq!(taint(&[], &[("ROLEGATE_STARTUP_TAINT", "0")]), None);
+    for odd in ["no", "new-node", "a b/c", "example.com/new:NoSchedule", "/", "example.com/"] {
+        let said = mistakes(&["--node=n", &format!("--startup-taint={odd}")]);
+        assert!(said.contains(&format!("--startup-taint={odd}")), "{said}");
+    }
+}
+
+#[test]
 fn flags_that_say_two_things_exclude_each_other() {
     for (args, one, other) in [
         (

@@ -1,5 +1,8 @@
 //! A bounded queue of log lines and the thread that writes them: a stuck stderr never holds a request.
+//!
+//! Until that thread is started there are no requests, and whoever logs writes.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +44,8 @@ pub(super) struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Where lines go at once while there is no thread.
+    early: Sink,
     /// Whole lines, one after the other: no allocation per line.
     lines: Vec<u8>,
     /// The thread waits for lines: only then is it worth a system call to wake it.
@@ -48,6 +53,10 @@ struct State {
     closed: bool,
     ended: bool,
 }
+
+/// Where lines are written, if it is here.
+#[derive(Default)]
+struct Sink(Option<Box<dyn Write + Send>>);
 
 /// Makes a writer for each line.
 #[derive(Debug)]
@@ -65,19 +74,24 @@ pub(super) struct Line<'a> {
 // === impl Queue ===
 
 impl Queue {
-    /// Starts the thread that writes to `sink`.
-    pub(super) fn start(sink: Box<dyn Write + Send>, registry: &Registry) -> io::Result<Self> {
+    /// Lines go to `sink`.
+    pub(super) fn new(sink: Box<dyn Write + Send>, registry: &Registry) -> Self {
         let dropped =
             registry.counters("log_lines_dropped_total", "Log lines lost because stderr is slow.", &["kind"]);
         let shared = Arc::new(Shared {
-            state: Mutex::default(),
+            state: Mutex::new(State { early: Sink(Some(sink)), ..State::default() }),
             changed: Condvar::new(),
             dropped_access: dropped.with_label_values(&["access"]),
             dropped_other: dropped.with_label_values(&["other"]),
         });
-        let writer = Arc::clone(&shared);
-        std::thread::Builder::new().name("log".into()).spawn(move || writer.write_to(sink))?;
-        Ok(Self { shared })
+        Self { shared }
+    }
+
+    /// Starts the thread that writes. Started already, it is as it was.
+    pub(super) fn start(&self) -> io::Result<()> {
+        let Some(sink) = self.shared.state.lock().early.0.take() else { return Ok(()) };
+        let writer = Arc::clone(&self.shared);
+        std::thread::Builder::new().name("log".into()).spawn(move || writer.write_to(sink)).map(drop)
     }
 
     /// For [`Lines`].
@@ -90,6 +104,9 @@ impl Drop for Queue {
     fn drop(&mut self) {
         let mut state = self.shared.state.lock();
         state.closed = true;
+        if state.early.0.is_some() {
+            return;
+        }
         self.shared.changed.notify_all();
         self.shared.changed.wait_while_for(&mut state, |state| !state.ended, FLUSH);
     }
@@ -102,6 +119,12 @@ impl Shared {
         let (most, dropped) =
             if access { (ACCESS_BYTES, &self.dropped_access) } else { (ALL_BYTES, &self.dropped_other) };
         let mut state = self.state.lock();
+        if let Some(sink) = &mut state.early.0 {
+            if sink.write_all(line).is_err() {
+                dropped.inc();
+            }
+            return;
+        }
         if state.closed || state.lines.len() + line.len() > most {
             dropped.inc();
             return;
@@ -140,6 +163,14 @@ impl Shared {
         state.asleep = false;
         std::mem::swap(&mut state.lines, taken);
         true
+    }
+}
+
+// === impl Sink ===
+
+impl fmt::Debug for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Sink" } else { "none" })
     }
 }
 

@@ -53,6 +53,7 @@ fn logged(format: LogFormat, level: &str, act: impl FnOnce(&Levels)) -> String {
     let memory = Memory::default();
     let (dispatch, telemetry) =
         Telemetry::build(&log(format, level), &Registry::new(), Box::new(memory.clone()), false).unwrap();
+    telemetry.start().unwrap();
     with_default(&dispatch, || act(&telemetry.levels()));
     drop(telemetry);
     let bytes = memory.0.lock().clone();
@@ -132,6 +133,26 @@ fn levels_are_words_or_lists_and_nothing_else() {
 }
 
 #[test]
+fn lines_are_written_at_once_while_there_is_no_thread_and_in_order_after() {
+    let memory = Memory::default();
+    let (dispatch, telemetry) =
+        Telemetry::build(&log(LogFormat::Text, "info"), &Registry::new(), Box::new(memory.clone()), false)
+            .unwrap();
+    let written = || String::from_utf8(memory.0.lock().clone()).unwrap();
+    with_default(&dispatch, || {
+        tracing::info!("first");
+        assert!(written().contains("first"));
+        telemetry.start().unwrap();
+        telemetry.start().unwrap();
+        tracing::info!("second");
+    });
+    drop(telemetry);
+    let words: Vec<String> =
+        written().lines().map(|line| line.rsplit(' ').next().unwrap_or_default().to_owned()).collect();
+    assert_eq!(words, ["first", "second"]);
+}
+
+#[test]
 fn a_stuck_stderr_drops_access_lines_first_and_holds_nobody() {
     let (entered, was_entered) = mpsc::channel();
     let (go, go_on) = mpsc::channel();
@@ -139,6 +160,7 @@ fn a_stuck_stderr_drops_access_lines_first_and_holds_nobody() {
     let sink = Box::new(Stuck { entered, go_on });
     let (dispatch, telemetry) =
         Telemetry::build(&log(LogFormat::Text, "info"), &registry, sink, false).unwrap();
+    telemetry.start().unwrap();
     let line = "x".repeat(1 << 10);
     with_default(&dispatch, || {
         tracing::info!("first");

@@ -7,8 +7,12 @@ use anyhow::Context;
 use bytes::Bytes;
 use clap::Parser;
 use hyper::header::{HeaderName, HeaderValue};
+use nix::sys::socket::{setsockopt, sockopt};
 use rolegate_benches::bare::{Answer, serve};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
+
+/// As many as tokio's own listeners have.
+const BACKLOG: u32 = 1024;
 
 /// A hyper server that answers with the bytes it is given.
 #[derive(Parser)]
@@ -16,6 +20,9 @@ struct Args {
     /// Where it listens; port 0 takes a free one. The address is printed.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
+    /// Where it listens as well; an address that is none of the host's.
+    #[arg(long)]
+    transparent: Option<SocketAddr>,
     /// File with the body.
     #[arg(long)]
     body: PathBuf,
@@ -43,9 +50,24 @@ fn main() -> anyhow::Result<()> {
         tokio::runtime::Builder::new_multi_thread().worker_threads(args.workers).enable_all().build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind(args.listen).await?;
+        let transparent = args.transparent.map(listen_transparently).transpose()?;
         println!("{}", listener.local_addr()?);
-        serve(listener, Answer { headers, body, others }).await
+        let answer = Answer { headers, body, others };
+        match transparent {
+            Some(second) => {
+                tokio::try_join!(serve(listener, answer.clone()), serve(second, answer)).map(drop)
+            }
+            None => serve(listener, answer).await,
+        }
     })
+}
+
+/// As capture `route` of the agent does.
+fn listen_transparently(at: SocketAddr) -> anyhow::Result<TcpListener> {
+    let socket = if at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    setsockopt(&socket, sockopt::IpTransparent, &true)?;
+    socket.bind(at)?;
+    Ok(socket.listen(BACKLOG)?)
 }
 
 fn read(file: &Path) -> anyhow::Result<Bytes> {

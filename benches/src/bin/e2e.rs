@@ -31,7 +31,7 @@ struct Args {
     /// Only these scenarios.
     #[arg(long = "scenario")]
     scenarios: Vec<String>,
-    /// A further flag of the agent, such as `--agent-flag=--log-level=warn`.
+    /// A further flag of the agent, such as `--agent-flag=--log-level=warn` or `--agent-flag=--redirect=route`.
     #[arg(long = "agent-flag")]
     agent_flags: Vec<String>,
     /// A table for people, or JSON for machines. Progress goes to standard error.

@@ -152,19 +152,44 @@ impl Tools {
     }
 }
 
+/// Whether this network namespace has legacy tables and `search` the programs that show them. Those need
+/// `CAP_NET_RAW` beside `CAP_NET_ADMIN`: they talk to the kernel through a raw socket.
+#[must_use]
+pub fn legacy_in_use(search: &OsStr) -> bool {
+    let programs = |family| Tools::find(Backend::Legacy, family, search).is_some();
+    Family::ALL.into_iter().any(|family| has_legacy_tables(family) && programs(family))
+}
+
 /// Orders the back ends of a family: the node's first. One that does not work (a kernel without it) comes last.
-pub(crate) async fn by_preference(found: Vec<Tools>) -> Vec<Tools> {
+///
+/// # Errors
+/// When there are legacy tables that cannot be read, and nothing shows that the node's back end is the other one.
+pub(crate) async fn by_preference(found: Vec<Tools>) -> Result<Vec<Tools>, CommandError> {
     if found.len() < 2 {
-        return found;
+        return Ok(found);
     }
-    let mut rated = Vec::new();
+    let (mut rated, mut hidden) = (Vec::new(), None);
     for tools in found {
-        rated.push((tools.traces().await.ok(), tools));
+        let traces = match tools.traces().await {
+            Ok(traces) => Some(traces),
+            Err(error) => {
+                if tools.backend == Backend::Legacy && has_legacy_tables(tools.family) {
+                    hidden = Some(error);
+                }
+                None
+            }
+        };
+        rated.push((traces, tools));
+    }
+    if let Some(error) = hidden
+        && !rated.iter().any(|(traces, _)| traces.is_some_and(|traces| traces.kubelet))
+    {
+        return Err(error);
     }
     let rating = |traces: Traces| (traces.kubelet, if traces.kubelet { 0 } else { traces.rules });
     // Stable, and nft was found first: it wins a tie.
     rated.sort_by_key(|(traces, _)| std::cmp::Reverse(traces.map(rating)));
-    rated.into_iter().map(|(_, tools)| tools).collect()
+    Ok(rated.into_iter().map(|(_, tools)| tools).collect())
 }
 
 fn traces(saved: &str) -> Traces {
@@ -174,16 +199,26 @@ fn traces(saved: &str) -> Traces {
     }
 }
 
-/// Of this thread's network namespace: `/proc/net` would be that of the process's first thread.
+fn has_legacy_tables(family: Family) -> bool {
+    legacy_tables(family).is_none_or(|names| !names.is_empty())
+}
+
 fn legacy_table_exists(family: Family, table: Table) -> bool {
+    legacy_tables(family).is_none_or(|names| names.lines().any(|name| name == table.name()))
+}
+
+/// One a line, if that can be found out; of this thread's network namespace: `/proc/net` would be that of the process's
+/// first thread.
+fn legacy_tables(family: Family) -> Option<String> {
     let names = match family {
         Family::V4 => "/proc/thread-self/net/ip_tables_names",
         Family::V6 => "/proc/thread-self/net/ip6_tables_names",
     };
     match std::fs::read_to_string(names) {
-        Ok(names) => names.lines().any(|name| name == table.name()),
-        // Not there: the module is not loaded, nobody has legacy tables. Anything else: look.
-        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        Ok(names) => Some(names),
+        // The module is not loaded: nobody has any.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some(String::new()),
+        Err(_) => None,
     }
 }
 

@@ -258,6 +258,32 @@ fn the_back_end_is_the_kubelets_else_the_one_with_more_rules_else_nft() {
 }
 
 #[test]
+fn legacy_tables_that_cannot_be_read_are_no_reason_for_nft() {
+    if !can_run("legacy_tables_that_cannot_be_read_are_no_reason_for_nft", &["nft", "legacy"]) {
+        return;
+    }
+    let both = Programs::of_all("nft", &["nft", "legacy"]);
+    both.wrap("iptables-legacy-save", "echo no right to it >&2; exit 1");
+    let netns = Netns::new();
+    let detect = || {
+        let search = both.search.clone();
+        netns.block_on(move || async move {
+            let host = Iptables::detect(&search).await;
+            (iptables::legacy_in_use(&search), host.map(|host| host.backend(Family::V4).expect("back end")))
+        })
+    };
+    let (in_use, found) = detect();
+    assert!(!in_use && found.is_ok_and(|found| found == Backend::Nft), "there are none");
+    netns.sh("iptables-legacy -A INPUT -j ACCEPT");
+    let (in_use, found) = detect();
+    let error = found.expect_err("whose the node is cannot be told").to_string();
+    assert!(in_use && error.contains("no right to it"), "{error}");
+    netns.sh("iptables-nft -t mangle -N KUBE-KUBELET-CANARY");
+    let (in_use, found) = detect();
+    assert!(in_use && found.is_ok_and(|found| found == Backend::Nft), "the kubelet's chain tells");
+}
+
+#[test]
 fn a_missing_iptables_is_named() {
     if !can_run("a_missing_iptables_is_named", &[]) {
         return;

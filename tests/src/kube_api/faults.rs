@@ -42,6 +42,17 @@ impl<'a> Faults<'a> {
         self.shared.change(|state| state.of_mut(resource).failing_watches = failing);
     }
 
+    /// In place of the next `count` patches of `resource` comes `answer`.
+    pub fn answer_patches(&self, resource: Resource, count: usize, answer: Answer) {
+        let failing = FailingLists { after: 0, count, answer: Some(answer) };
+        self.shared.change(|state| state.of_mut(resource).failing_patches = failing);
+    }
+
+    /// Just before the next patch of a node takes effect, somebody else makes its taints these.
+    pub fn taints_before_patch(&self, taints: Value) {
+        self.shared.change(|state| state.taints_before_patch = Some(taints));
+    }
+
     /// Open watches of `resource` bring this line.
     pub fn say(&self, resource: Resource, line: &str) {
         self.shared.change(|state| state.of_mut(resource).lines.push(line.to_owned()));
@@ -58,17 +69,17 @@ impl<'a> Faults<'a> {
         self.shared.change(|state| state.restart());
     }
 
-    /// Answers to lists of `resource` come so much later.
+    /// Answers to lists of `resource` (of nodes: to all about one) come so much later.
     pub fn delay_lists(&self, resource: Resource, delay: Duration) {
         self.shared.change(|state| state.of_mut(resource).list_delay = delay);
     }
 
-    /// RBAC does not allow `verb` (`list` or `watch`) on `resource`: 403.
+    /// RBAC does not allow `verb` (`get`, `list`, `watch`, `patch`) on `resource`: 403.
     pub fn refuse(&self, verb: &'static str, resource: Resource) {
         self.shared.change(|state| state.refused.insert((verb, resource)));
     }
 
-    /// RBAC allows it again.
+    /// RBAC allows it (again).
     pub fn allow(&self, verb: &'static str, resource: Resource) {
         self.shared.change(|state| state.refused.remove(&(verb, resource)));
     }

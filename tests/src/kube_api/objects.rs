@@ -140,6 +140,33 @@ pub(super) fn namespace(name: &str, uid: &str, version: u64, annotations: &[(&st
     })
 }
 
+/// A node as the API server shows it, with the conditions that its kubelet sets.
+pub(super) fn node(name: &str, uid: &str, version: u64, taints: &Value) -> Value {
+    let time = "2026-01-01T00:00:00Z";
+    let condition = |kind: &str, status: &str, reason: &str| {
+        json!({"type": kind, "status": status, "reason": reason, "message": "as the kubelet says",
+               "lastHeartbeatTime": time, "lastTransitionTime": time})
+    };
+    let mut spec =
+        json!({"podCIDR": "100.96.1.0/24", "providerID": "aws:///eu-central-1a/i-0123456789abcdef0"});
+    if taints.as_array().is_some_and(|taints| !taints.is_empty()) {
+        spec["taints"] = taints.clone();
+    }
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": metadata(name, uid, version, &Map::new()),
+        "spec": spec,
+        "status": {
+            "capacity": {"cpu": "2", "pods": "110"},
+            "conditions": [
+                condition("MemoryPressure", "False", "KubeletHasSufficientMemory"),
+                condition("Ready", "True", "KubeletReady"),
+            ],
+        },
+    })
+}
+
 fn metadata(name: &str, uid: &str, version: u64, annotations: &Map<String, Value>) -> Value {
     let mut metadata = json!({
         "name": name,

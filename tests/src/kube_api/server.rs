@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answers::Answer;
+use super::nodes;
 use super::objects::{partial, status};
 use super::state::{Request, Resource, Rest, Shared, State};
 use super::watcher::{Wanted, Watcher};
@@ -102,19 +103,27 @@ async fn serve(socket: tokio::net::TcpStream, acceptor: TlsAcceptor, shared: Arc
     let Ok(tls) = acceptor.accept(socket).await else { return };
     let service = service_fn(move |request: http::Request<Incoming>| {
         let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(answer(&shared, &request.map(drop)).await) }
+        async move { Ok::<_, Infallible>(answer(&shared, request).await) }
     });
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), service).await;
 }
 
 /// The answer to one request.
-pub(super) async fn answer(shared: &Arc<Shared>, request: &http::Request<()>) -> Response<Body> {
-    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+pub(super) async fn answer<B>(shared: &Arc<Shared>, request: http::Request<B>) -> Response<Body>
+where
+    B: hyper::body::Body<Data = Bytes>,
+{
+    let (request, body) = request.into_parts();
+    // Of somebody who left in the middle: as if it were empty.
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let header = |name| request.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut record = Request {
-        method: request.method().to_string(),
-        path: request.uri().path().to_owned(),
-        query: query(request.uri().query().unwrap_or_default()),
+        method: request.method.to_string(),
+        path: request.uri.path().to_owned(),
+        query: query(request.uri.query().unwrap_or_default()),
         accept: header(ACCEPT).to_owned(),
+        content_type: header(CONTENT_TYPE).to_owned(),
+        body: serde_json::from_slice(&body).ok(),
         status: 0,
         at: Instant::now(),
     };
@@ -136,25 +145,19 @@ async fn route(
     if authorization.strip_prefix("Bearer ") != Some(&shared.state().token) {
         return Err(status(401, "Unauthorized", "Unauthorized"));
     }
+    if let Some(node) = request.path.strip_prefix("/api/v1/nodes/") {
+        return nodes::answer(shared, request, node).await;
+    }
     if request.method != "GET" {
         return Err(status(405, "MethodNotAllowed", "the server does not allow this method"));
     }
-    let resource = [Resource::Pods, Resource::Namespaces]
+    let resource = [Resource::Pods, Resource::Namespaces, Resource::Nodes]
         .into_iter()
         .find(|resource| request.path == format!("/api/v1/{resource}"))
         .ok_or_else(|| status(404, "NotFound", "the server could not find the requested resource"))?;
     let watch = matches!(request.query.get("watch").map(String::as_str), Some("true" | "1"));
     let verb = if watch { "watch" } else { "list" };
-    if shared.state().refused.contains(&(verb, resource)) {
-        return Err(status(
-            403,
-            "Forbidden",
-            &format!(
-                "{resource} is forbidden: User \"system:serviceaccount:kube-system:rolegate\" cannot {verb} \
-                 resource \"{resource}\" in API group \"\" at the cluster scope"
-            ),
-        ));
-    }
+    allowed(shared, verb, resource)?;
     let selector = Selector::parse(request.query.get("fieldSelector").map_or("", String::as_str))?;
     let metadata_only = request.accept.contains("as=PartialObjectMetadata");
     let failing = shared.change(|state| {
@@ -175,6 +178,18 @@ async fn route(
         Some(answer) => other(answer, &list),
         None => Ok(json_response(StatusCode::OK, &list)),
     }
+}
+
+/// 403 where RBAC does not allow it.
+pub(super) fn allowed(shared: &Shared, verb: &'static str, resource: Resource) -> Result<(), Value> {
+    if !shared.state().refused.contains(&(verb, resource)) {
+        return Ok(());
+    }
+    let message = format!(
+        "{resource} is forbidden: User \"system:serviceaccount:kube-system:rolegate\" cannot {verb} resource \
+         \"{resource}\" in API group \"\" at the cluster scope"
+    );
+    Err(status(403, "Forbidden", &message))
 }
 
 fn wanted(
@@ -243,7 +258,7 @@ fn watching(watcher: Watcher) -> Response<Body> {
 }
 
 /// What comes in place of `list`.
-fn other(answer: Answer, list: &Value) -> Result<Response<Body>, Value> {
+pub(super) fn other(answer: Answer, list: &Value) -> Result<Response<Body>, Value> {
     let text = list.to_string();
     match answer {
         Answer::Status(code) => Err(status(code, "InternalError", "this request was told to fail")),
@@ -288,7 +303,7 @@ fn refused(refusal: &Value) -> Response<Body> {
     json_response(code.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), refusal)
 }
 
-fn json_response(code: StatusCode, value: &Value) -> Response<Body> {
+pub(super) fn json_response(code: StatusCode, value: &Value) -> Response<Body> {
     let body = Full::new(Bytes::from(value.to_string())).map_err(|never| match never {});
     let mut response = Response::new(body.boxed_unsync());
     *response.status_mut() = code;

@@ -11,10 +11,19 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::answers::Answer;
-use super::objects::{Pod, namespace};
+use super::objects::{Pod, namespace, node};
 
 /// The real one sends a bookmark a minute; a test has less time.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(20);
+
+/// What the agent's manifest does not allow.
+const NOT_IN_THE_MANIFEST: [(&str, Resource); 5] = [
+    ("get", Resource::Nodes),
+    ("list", Resource::Nodes),
+    ("watch", Resource::Nodes),
+    ("patch", Resource::Nodes),
+    ("patch", Resource::NodeStatus),
+];
 
 /// Which resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,6 +32,10 @@ pub enum Resource {
     Pods,
     /// `/api/v1/namespaces`.
     Namespaces,
+    /// `/api/v1/nodes`; as in the agent's manifest, RBAC allows nothing of it at first.
+    Nodes,
+    /// The status of a node: to be patched, and nothing else.
+    NodeStatus,
 }
 
 /// One request, as it came.
@@ -36,6 +49,10 @@ pub struct Request {
     pub query: BTreeMap<String, String>,
     /// The `Accept` header.
     pub accept: String,
+    /// The `Content-Type` header.
+    pub content_type: String,
+    /// What was sent, where that is JSON.
+    pub body: Option<Value>,
     /// What it was answered with.
     pub status: u16,
     /// When it came.
@@ -97,6 +114,7 @@ pub(super) struct Collection {
     pub(super) list_delay: Duration,
     pub(super) failing_lists: FailingLists,
     pub(super) failing_watches: FailingLists,
+    pub(super) failing_patches: FailingLists,
     /// Lines that watches bring, whatever happened.
     pub(super) lines: Vec<String>,
 }
@@ -109,6 +127,11 @@ pub(super) struct State {
     next_id: u64,
     pods: Collection,
     namespaces: Collection,
+    nodes: Collection,
+    /// Its objects are in `nodes`.
+    node_status: Collection,
+    /// What somebody makes of a node's taints just before the next patch of it.
+    pub(super) taints_before_patch: Option<Value>,
     pub(super) rests: HashMap<String, Rest>,
     pub(super) token: String,
     pub(super) refused: HashSet<(&'static str, Resource)>,
@@ -131,6 +154,8 @@ impl Resource {
         match self {
             Self::Pods => "pods",
             Self::Namespaces => "namespaces",
+            Self::Nodes => "nodes",
+            Self::NodeStatus => "nodes/status",
         }
     }
 
@@ -139,6 +164,7 @@ impl Resource {
         match self {
             Self::Pods => "Pod",
             Self::Namespaces => "Namespace",
+            Self::Nodes | Self::NodeStatus => "Node",
         }
     }
 }
@@ -194,9 +220,12 @@ impl Shared {
             next_id: 0,
             pods: Collection::default(),
             namespaces: Collection::default(),
+            nodes: Collection::default(),
+            node_status: Collection::default(),
+            taints_before_patch: None,
             rests: HashMap::new(),
             token: token.to_owned(),
-            refused: HashSet::new(),
+            refused: HashSet::from(NOT_IN_THE_MANIFEST),
             epochs: Epochs::default(),
             stall_all: false,
             down: false,
@@ -233,6 +262,8 @@ impl State {
         match resource {
             Resource::Pods => &self.pods,
             Resource::Namespaces => &self.namespaces,
+            Resource::Nodes => &self.nodes,
+            Resource::NodeStatus => &self.node_status,
         }
     }
 
@@ -240,6 +271,8 @@ impl State {
         match resource {
             Resource::Pods => &mut self.pods,
             Resource::Namespaces => &mut self.namespaces,
+            Resource::Nodes => &mut self.nodes,
+            Resource::NodeStatus => &mut self.node_status,
         }
     }
 
@@ -264,6 +297,12 @@ impl State {
         self.record(Resource::Namespaces, name.to_owned(), Some(object));
     }
 
+    pub(super) fn apply_node(&mut self, name: &str, taints: &Value) {
+        let uid = self.uid(Resource::Nodes, name).unwrap_or_else(|| self.new_uid());
+        let version = self.next_version();
+        self.record(Resource::Nodes, name.to_owned(), Some(node(name, &uid, version, taints)));
+    }
+
     pub(super) fn apply_object(&mut self, resource: Resource, key: &str, mut object: Value) {
         let version = self.next_version();
         if object["metadata"].is_object() {
@@ -278,6 +317,7 @@ impl State {
         self.rests.clear();
         self.pods.history.clear();
         self.namespaces.history.clear();
+        self.nodes.history.clear();
         self.epochs.broken += 1;
     }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 use rolegate_tests::cluster::Cluster;
 use rolegate_tests::kube_api::Resource;
 use rolegate_tests::skip;
+use rolegate_tests::world::NODE;
+use serde_json::{Value, json};
 
 use super::{ready, start, warns, world};
 
@@ -77,4 +79,30 @@ fn everything_is_listed_anew_after_the_resync_period() {
     });
     let waited = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(180), twice).await });
     assert!(waited.is_ok(), "{}", agent.log());
+}
+
+#[test]
+fn startup_taint_goes_by_its_key() {
+    let test = "startup_taint_goes_by_its_key";
+    if Cluster::wants_real() {
+        return skip(test, "the suite startup_taint has the rights");
+    }
+    let Some(world) = world(test) else { return };
+    let faults = world.cluster.double().unwrap().faults();
+    for (verb, resource) in
+        [("get", Resource::Nodes), ("patch", Resource::Nodes), ("patch", Resource::NodeStatus)]
+    {
+        faults.allow(verb, resource);
+    }
+    let taint = |key: &str| json!({"key": key, "effect": "NoSchedule"});
+    let (usual, other) = (taint("rolegate/agent-not-ready"), taint("example.com/new-node"));
+    let taints = || -> Vec<Value> {
+        let node = world.cluster.node(NODE).unwrap();
+        node["spec"]["taints"].as_array().cloned().unwrap_or_default()
+    };
+    for (flag, rest) in [("--startup-taint", &other), ("--startup-taint=example.com/new-node", &usual)] {
+        world.cluster.apply_node(NODE, &json!([usual, other])).unwrap();
+        let agent = ready(&world, &[], &[flag]);
+        agent.poll(flag, || Ok(taints() == [rest.clone()])).unwrap();
+    }
 }

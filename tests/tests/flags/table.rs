@@ -10,6 +10,7 @@ const SHOWN: &[(&str, &str)] = &[
     ("api-token", "api_server_is_reached_with_a_token_and_verified_unless_told_otherwise"),
     ("insecure", "api_server_is_reached_with_a_token_and_verified_unless_told_otherwise"),
     ("cache-resync-period", "everything_is_listed_anew_after_the_resync_period"),
+    ("startup-taint", "startup_taint_goes_by_its_key"),
     ("base-role-arn", "keys_base_defaults_and_session_names_are_as_told"),
     ("auto-discover-base-arn", "nodes_own_role_is_given_only_where_told_and_names_need_a_base"),
     ("default-role", "keys_base_defaults_and_session_names_are_as_told"),

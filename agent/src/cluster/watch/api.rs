@@ -3,32 +3,21 @@
 //! kube's own `Api` reads answers of any size into memory, drops `Retry-After`, and takes a list for unreadable
 //! if one object of it is.
 
-use std::time::Duration;
-
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::header::{ACCEPT, HeaderMap, HeaderValue};
 use http_body_util::BodyExt;
 use kube::Client;
 use kube::api::{ListParams, WatchParams};
 use kube::client::Body;
 
-use super::error::{WatchError, chain};
-use super::object::{Line, List, Object, Status};
+use super::error::WatchError;
+use super::object::{Line, List, Object};
 use super::resource::Resource;
+use crate::cluster::answer::{self, Refusal, SendError, Status, chain, content_type, read};
 
 /// A page, or an event of a watch, is at most so large. One object is 3 MiB at the very most: what the API server
 /// takes in a request. A page that is larger is asked for in smaller ones.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
-
-/// So much of an error's body is looked at for the API server's words.
-const MAX_ERROR_BYTES: usize = 64 << 10;
-
-/// So much of these words is kept.
-const MAX_MESSAGE_CHARS: usize = 400;
-
-/// Longest that `Retry-After` is waited for. The API server itself asks for seconds; whoever asks for more must
-/// not keep an agent blind.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// The API server, as far as one resource is concerned.
 pub(super) struct Api {
@@ -104,25 +93,13 @@ impl Api {
     async fn send(
         &self,
         verb: &'static str,
-        request: http::Request<Vec<u8>>,
+        mut request: http::Request<Vec<u8>>,
     ) -> Result<(HeaderMap, Body), WatchError> {
-        let mut request = request.map(Body::from);
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static(self.resource.accept(verb)));
-        let answer = self.client.send(request).await;
-        let answer = answer.map_err(|error| WatchError::failed(verb, self.resource, chain(&error)))?;
-        let (head, mut body) = answer.into_parts();
-        if head.status == http::StatusCode::OK {
-            return Ok((head.headers, body));
-        }
-        let text = read(&mut body, MAX_ERROR_BYTES).await.ok().flatten().unwrap_or_default();
-        // Another's page (a proxy's, a load balancer's) is not repeated: it may be long, and say anything.
-        let status = serde_json::from_slice::<Status>(&text).ok();
-        let mut status = status.filter(|status| status.code != 0).unwrap_or_else(|| Status {
-            message: format!("without a status of the API server ({})", content_type(&head.headers)),
-            ..Status::default()
-        });
-        status.code = head.status.as_u16();
-        Err(refused(verb, self.resource, &status, retry_after(&head.headers)))
+        answer::send(&self.client, request).await.map_err(|error| match error {
+            SendError::Connection(text) => WatchError::failed(verb, self.resource, text),
+            SendError::Refused(refusal) => WatchError::refused(verb, self.resource, refusal),
+        })
     }
 }
 
@@ -177,47 +154,9 @@ impl Events {
             "BOOKMARK" => Object::read(line.object).version.map(Event::Bookmark).ok_or_else(unreadable),
             "ERROR" => {
                 let status = serde_json::from_str::<Status>(line.object.get()).map_err(|_| unreadable())?;
-                Ok(Event::Error(refused("watch", self.resource, &status, None)))
+                Ok(Event::Error(WatchError::refused("watch", self.resource, Refusal::of(&status, None))))
             }
             _ => Err(unreadable()),
         }
     }
-}
-
-/// What a status that is an error means; `retry_after` is its header.
-fn refused(
-    verb: &'static str,
-    resource: Resource,
-    status: &Status,
-    retry_after: Option<Duration>,
-) -> WatchError {
-    let details = status.details.as_ref().and_then(|details| details.retry_after_seconds);
-    let retry_after = retry_after.max(details.map(Duration::from_secs));
-    let message = status.message.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE_CHARS).collect();
-    WatchError::of_status(verb, resource, status.code, message)
-        .after(retry_after.map(|wait| wait.min(LONGEST_RETRY_AFTER)))
-}
-
-/// A whole body; `None` where it is longer than `limit`.
-async fn read(body: &mut Body, limit: usize) -> Result<Option<Vec<u8>>, String> {
-    let mut text = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| chain(&error))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if text.len() + data.len() > limit {
-            return Ok(None);
-        }
-        text.extend_from_slice(&data);
-    }
-    Ok(Some(text))
-}
-
-/// In seconds, as the API server writes it; a date is not looked at.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
-}
-
-fn content_type(headers: &HeaderMap) -> String {
-    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    value.unwrap_or("no content type").chars().take(MAX_MESSAGE_CHARS).collect()
 }

@@ -1,17 +1,18 @@
 //! What goes wrong between the agent and the API server, and who can mend it.
 
-use std::error::Error;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::resource::Resource;
+use crate::cluster::answer::Refusal;
+use crate::cluster::client::ConnectError;
 
 /// Why a list or a watch did not work.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WatchError {
-    /// The client could not be made: kubeconfig, token or certificates. The operator's to mend.
-    #[error("cannot make a Kubernetes client: {0}")]
-    Config(String),
+    /// The operator's to mend.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// 403: a rule of RBAC is missing. The operator's to mend.
     #[error(
         "cannot {verb} {resource}: forbidden; the agent's service account needs a ClusterRole with get, list \
@@ -96,22 +97,15 @@ impl WatchError {
         Self::Failed { verb, resource, text, retry_after: None }
     }
 
-    /// Sorts a status that the API server sent by who has to act.
-    pub(super) fn of_status(verb: &'static str, resource: Resource, code: u16, message: String) -> Self {
+    /// Sorts what the API server said by who has to act.
+    pub(super) fn refused(verb: &'static str, resource: Resource, refusal: Refusal) -> Self {
+        let Refusal { code, message, retry_after } = refusal;
         match code {
             401 => Self::Unauthorized { verb, resource },
             403 => Self::Forbidden { verb, resource, message },
             410 => Self::Gone { verb, resource },
-            code => Self::failed(verb, resource, format!("{code} {message}")),
+            code => Self::Failed { verb, resource, text: format!("{code} {message}"), retry_after },
         }
-    }
-
-    /// The same, not to be tried again before `wait` has passed.
-    pub(super) fn after(mut self, wait: Option<Duration>) -> Self {
-        if let Self::Failed { retry_after, .. } = &mut self {
-            *retry_after = wait;
-        }
-        self
     }
 
     /// How long the API server asks to be left alone.
@@ -122,7 +116,7 @@ impl WatchError {
     /// Time does not mend it: readiness says so even while what is known is fresh.
     pub(super) fn needs_operator(&self) -> bool {
         match self {
-            Self::Config(_)
+            Self::Connect(_)
             | Self::Forbidden { .. }
             | Self::Unauthorized { .. }
             | Self::NodeNotFound(_)
@@ -134,18 +128,4 @@ impl WatchError {
             | Self::Timeout { .. } => false,
         }
     }
-}
-
-/// An error with its causes: `a: b: c`. Libraries disagree on whether a text holds its cause's.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

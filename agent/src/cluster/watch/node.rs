@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use kube::api::ListParams;
 
 use super::api::Api;
-use super::backoff::Backoff;
-use super::client::Connector;
 use super::error::WatchError;
 use super::freshness::Freshness;
 use super::object::Object;
 use super::reflector::REQUEST_LIMIT;
 use super::resource::Resource;
+use crate::cluster::backoff::Backoff;
+use crate::cluster::client::Connector;
 
 /// Asks until there is an answer. Never falls back to all pods.
 pub(super) async fn find(connector: &Connector, address: IpAddr, freshness: &Freshness) -> String {

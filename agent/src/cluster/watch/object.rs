@@ -40,22 +40,6 @@ pub(super) struct Line<'a> {
     pub(super) object: &'a RawValue,
 }
 
-/// What the API server says of a failure.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Status {
-    pub(super) code: u16,
-    pub(super) message: String,
-    pub(super) details: Option<Details>,
-}
-
-/// How to go on after it.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(super) struct Details {
-    pub(super) retry_after_seconds: Option<u64>,
-}
-
 /// A pod, or as much of a namespace. A field that is absent, `null` or odd is `None`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Object {

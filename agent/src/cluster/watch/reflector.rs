@@ -7,14 +7,14 @@ use kube::api::{ListParams, WatchParams};
 use tokio::time::Instant;
 
 use super::api::{Api, Event};
-use super::backoff::{Backoff, jittered};
-use super::client::Connector;
 use super::error::WatchError;
 use super::freshness::Freshness;
 use super::metrics::{Kind, Reason, ResourceMetrics};
 use super::object::Object;
 use super::publisher::Publisher;
 use super::resource::Resource;
+use crate::cluster::backoff::{Backoff, jittered};
+use crate::cluster::client::Connector;
 use crate::config::AnnotationKeys;
 
 /// Objects of one page: small pages keep the resident memory of the first list small (18.8 MiB instead of

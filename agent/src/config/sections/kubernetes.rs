@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::mistakes::{ConfigError, Findings, flag};
 use super::super::{ApiSource, Kubernetes, NodeSelection, values};
 use super::DAY;
-use crate::args::{KubernetesArgs, RunArgs};
+use crate::args::{KubernetesArgs, RunArgs, STARTUP_TAINT};
 
 /// Of `--cache-resync-period`, where it is not given; kube2iam's.
 const RESYNC: Duration = Duration::from_secs(1800);
@@ -87,10 +87,14 @@ fn node(found: &mut Findings, args: &KubernetesArgs, host_ips: Option<&[IpAddr]>
     }
 }
 
+/// Written as a switch it is one: a key without a domain could be one's idea of it, such as `no`.
 fn startup_taint(found: &mut Findings, args: &KubernetesArgs) -> Option<String> {
-    let allowed = "the key of a taint: letters, digits, - _ . and perhaps a domain and / before";
-    let key = |text: &str| values::is_annotation_key(text).then(|| text.to_owned());
-    found.take(flag("--startup-taint", &args.startup_taint), allowed, key)
+    let allowed = "a boolean, or the key of a taint with its domain, such as example.com/new-node";
+    let key = |text: &str| match values::boolean(text) {
+        Some(on) => Some(on.then(|| STARTUP_TAINT.to_owned())),
+        None => (text.contains('/') && values::is_annotation_key(text)).then(|| Some(text.to_owned())),
+    };
+    found.take(flag("--startup-taint", &args.startup_taint), allowed, key).flatten()
 }
 
 fn resync(found: &mut Findings, args: &KubernetesArgs) -> Duration {

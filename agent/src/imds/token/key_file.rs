@@ -1,6 +1,6 @@
 //! The key's file: 32 random bytes, a plain file of ours that nobody else can read, replaced as a whole.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -86,15 +86,18 @@ fn read(path: &Path) -> io::Result<Found> {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) if is(&error, Errno::ELOOP) || is(&error, Errno::ENXIO) => return damaged(),
+        // Root without its capabilities reads what is its own: of another's file it is enough to know that.
+        Err(error) if is(&error, Errno::EACCES) => {
+            return exposed(path, &fs::symlink_metadata(path)?).map(Found::Unfit).ok_or(error);
+        }
         Err(error) => return Err(error),
     };
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return damaged();
     }
-    let (owner, mode) = (metadata.uid(), metadata.permissions().mode() & 0o777);
-    if owner != Uid::effective().as_raw() || mode & 0o077 != 0 {
-        return Ok(Found::Unfit(KeyWarning::Exposed { path: path.to_owned(), owner, mode }));
+    if let Some(warning) = exposed(path, &metadata) {
+        return Ok(Found::Unfit(warning));
     }
     let mut key = Key::default();
     if metadata.len() != KEY_BYTES as u64 {
@@ -106,6 +109,15 @@ fn read(path: &Path) -> io::Result<Found> {
         return damaged();
     }
     Ok(Found::Key(key))
+}
+
+fn exposed(path: &Path, metadata: &Metadata) -> Option<KeyWarning> {
+    let (owner, mode) = (metadata.uid(), metadata.permissions().mode() & 0o777);
+    (owner != Uid::effective().as_raw() || mode & 0o077 != 0).then(|| KeyWarning::Exposed {
+        path: path.to_owned(),
+        owner,
+        mode,
+    })
 }
 
 /// Writes the key beside `path` and moves it there. Where another process was first with a key that is not to be

@@ -1,4 +1,4 @@
-//! How long to wait before a list or a watch is tried again.
+//! How long to wait before the API server is asked again.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;

@@ -5,8 +5,13 @@ use std::fmt;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
-use super::error::{WatchError, chain};
+use super::answer::chain;
 use crate::config::{ApiSource, Kubernetes};
+
+/// The client could not be made: kubeconfig, token or certificates. The operator's to mend.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot make a Kubernetes client: {0}")]
+pub(super) struct ConnectError(String);
 
 /// Where clients come from.
 pub(super) enum Connector {
@@ -21,7 +26,7 @@ pub(super) enum Connector {
 impl Connector {
     /// A new client, reading token, certificates and kubeconfig afresh. It retries nothing by itself and
     /// takes no proxy from the environment.
-    pub(super) async fn connect(&self) -> Result<Client, WatchError> {
+    pub(super) async fn connect(&self) -> Result<Client, ConnectError> {
         match self {
             Self::Config(config) => connect(config).await,
             Self::Client(client) => Ok(client.clone()),
@@ -38,23 +43,22 @@ impl fmt::Debug for Connector {
     }
 }
 
-async fn connect(config: &Kubernetes) -> Result<Client, WatchError> {
+async fn connect(config: &Kubernetes) -> Result<Client, ConnectError> {
     let mut api = match &config.api {
-        ApiSource::InCluster => Config::incluster().map_err(|error| WatchError::Config(chain(&error)))?,
+        ApiSource::InCluster => Config::incluster().map_err(|error| ConnectError(chain(&error)))?,
         ApiSource::Kubeconfig(path) => {
-            let file = Kubeconfig::read_from(path).map_err(|error| WatchError::Config(chain(&error)))?;
+            let file = Kubeconfig::read_from(path).map_err(|error| ConnectError(chain(&error)))?;
             let mut clusters = file.clusters.iter().filter_map(|named| named.cluster.as_ref());
             let proxy_of_its_own = clusters.any(|cluster| cluster.proxy_url.is_some());
             let mut api = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
                 .await
-                .map_err(|error| WatchError::Config(chain(&error)))?;
+                .map_err(|error| ConnectError(chain(&error)))?;
             // The environment's, which kube reads for kubeconfigs alone.
             api.proxy_url = api.proxy_url.filter(|_| proxy_of_its_own);
             api
         }
         ApiSource::Server { url, token } => {
-            let url =
-                url.parse().map_err(|error: http::uri::InvalidUri| WatchError::Config(chain(&error)))?;
+            let url = url.parse().map_err(|error: http::uri::InvalidUri| ConnectError(chain(&error)))?;
             let mut api = Config::new(url);
             api.auth_info.token = token.as_ref().map(|token| token.expose().to_owned().into());
             api
@@ -67,5 +71,5 @@ async fn connect(config: &Kubernetes) -> Result<Client, WatchError> {
         api.root_cert = Some(Vec::new());
         api.root_cert_file = None;
     }
-    Client::try_from(api).map_err(|error| WatchError::Config(chain(&error)))
+    Client::try_from(api).map_err(|error| ConnectError(chain(&error)))
 }
