@@ -204,7 +204,28 @@ impl Identity {
         }
     }
 
+    /// Whose `ip` is by the snapshot alone, be it believed or not: for the trail of refusals.
+    #[must_use]
+    pub fn said_to_be(&self, ip: PodIp) -> Option<Caller> {
+        match self.owner(ip, &self.snapshot()) {
+            Look::Found(caller) => Some(caller),
+            Look::Refused(_) | Look::NotYet(_) => None,
+        }
+    }
+
     fn look(&self, ip: PodIp, snapshot: &Arc<Snapshot>) -> Look {
+        let owner = self.owner(ip, snapshot);
+        if !matches!(owner, Look::Found(_)) {
+            return owner;
+        }
+        match self.neighbours.doubt(ip) {
+            Some(shared @ Unidentified::SharedL2) => Look::Refused(shared),
+            Some(doubt) => Look::NotYet(doubt),
+            None => owner,
+        }
+    }
+
+    fn owner(&self, ip: PodIp, snapshot: &Arc<Snapshot>) -> Look {
         if self.node_addresses.borrow().contains(&ip) {
             return Look::Refused(Unidentified::NodeAddress);
         }
@@ -218,11 +239,6 @@ impl Identity {
         let Some(namespace) = snapshot.namespace(&pod.facts.namespace) else {
             return unknown(Unidentified::NamespaceUnknown);
         };
-        match self.neighbours.doubt(ip) {
-            Some(shared @ Unidentified::SharedL2) => return Look::Refused(shared),
-            Some(doubt) => return Look::NotYet(doubt),
-            None => {}
-        }
         Look::Found(Caller {
             ip,
             pod: Arc::clone(pod),

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
@@ -24,6 +23,8 @@ use crate::real_api::RealApi;
 use crate::skip;
 use crate::sts::Sts;
 use crate::topology::{Backend, NODE_V4, NODE_V6, PodNet, Topology, WORLD_V4, imds_v4, imds_v6};
+
+mod bridged;
 
 /// The account of everything here.
 pub const ACCOUNT: &str = "123456789012";
@@ -196,43 +197,6 @@ impl World {
         let (ip4, ip6) = self.next_addresses();
         let net = self.topology.routed_pod(name, ip4, Some(ip6))?;
         self.run(Arc::new(net), namespace, name, shape)
-    }
-
-    /// As [`World::pod`], on the bridge `cbr0`; the CNI's result is left where the agent looks for it.
-    ///
-    /// # Errors
-    /// When its network cannot be made; what a real API server said.
-    pub fn bridged_pod(
-        &self,
-        namespace: &str,
-        name: &str,
-        shape: impl FnOnce(Pod) -> Pod,
-    ) -> Result<RunningPod> {
-        let (ip4, ip6) = self.next_addresses();
-        let net = self.topology.bridged_pod(name, ip4, Some(ip6))?;
-        net.leave_result(&self.cni_results(), namespace, name)?;
-        self.run(Arc::new(net), namespace, name, shape)
-    }
-
-    /// As [`World::bridged_pod`], by a CNI of which nothing is kept.
-    ///
-    /// # Errors
-    /// When its network cannot be made; what a real API server said.
-    pub fn bridged_pod_without_result(
-        &self,
-        namespace: &str,
-        name: &str,
-        shape: impl FnOnce(Pod) -> Pod,
-    ) -> Result<RunningPod> {
-        let (ip4, ip6) = self.next_addresses();
-        let net = self.topology.bridged_pod(name, ip4, Some(ip6))?;
-        self.run(Arc::new(net), namespace, name, shape)
-    }
-
-    /// Where the results of the CNI are (`--cni-results`).
-    #[must_use]
-    pub fn cni_results(&self) -> PathBuf {
-        self.state.path().join("cni-results")
     }
 
     /// The next pair of addresses of the pods' network.

@@ -29,7 +29,7 @@ use super::route::{self, MetadataPath, MetadataPolicy, Route};
 use super::token::{self, TokenKey};
 use crate::config;
 use crate::credentials::{Ask, Broker, BrokerError, Session, SessionKey};
-use crate::identity::{Caller, Identity};
+use crate::identity::{Caller, Identity, Unidentified};
 use crate::metrics::Registry;
 use crate::policy::{Denied, Grant, PodFacts, Policy};
 use crate::server::{Answer, Peer};
@@ -175,7 +175,8 @@ impl Door {
             seen.v1 = true;
             self.refuse_v1_early(ip)?;
         }
-        let caller = self.with.identity.identify(ip, deadline).await.map_err(Refusal::Unidentified)?;
+        let identified = self.with.identity.identify(ip, deadline).await;
+        let caller = identified.map_err(|why| self.unidentified(ip, why))?;
         seen.caller = Some(caller.clone());
         let policy = self.policy(deadline).await?;
         if proof == Proof::Nothing && !policy.imds_v1_allowed(&caller.namespace, self.with.config.allow_v1) {
@@ -303,6 +304,16 @@ impl Door {
             Ok(grant) if SessionKey::from(&grant) == *key => Ok(()),
             Ok(_) | Err(_) => Err(Refusal::Moved),
         }
+    }
+
+    /// An address that is a pod's, and is not believed, is in the trail with that pod.
+    fn unidentified(&self, ip: PodIp, why: Unidentified) -> Refusal {
+        if matches!(why, Unidentified::SharedL2 | Unidentified::Unpinned)
+            && let Some(caller) = self.with.identity.said_to_be(ip)
+        {
+            self.audit.refused(&caller, None, why.code(), &why.to_string());
+        }
+        Refusal::Unidentified(why)
     }
 
     /// Our own refusal, told in a document as the real service tells a broken trust policy.

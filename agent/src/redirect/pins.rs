@@ -171,12 +171,14 @@ impl Pinning {
             notices.seen(links);
         }
         let outcome = self.mend(&notices.addresses).await;
+        if let Err(PinningError::Links(_)) = outcome {
+            self.publish(HashMap::new());
+        }
         match &outcome {
             Ok(()) => self.gate.open(),
             Err(error) => {
                 self.metrics.errors.inc();
                 self.metrics.pins.set(0);
-                self.publish(HashMap::new());
                 warn!(%error, "pins of bridge ports not in force");
                 self.gate.close(format!("not known to be in force: {error}"));
             }
@@ -198,23 +200,24 @@ impl Pinning {
         };
         let alone = Plan::of(&seen);
         if alone.shared.is_empty() {
-            self.publish(alone.standings);
+            self.publish(alone.standings.clone());
         }
+        // Whoever has not been heard by now has not contradicted what is read next.
+        let heard = self.heard();
         let first = match self.mode {
             SharedL2::Pin => self.first_seen(&links).await,
             SharedL2::Allow | SharedL2::Refuse => FirstSeen::default(),
         };
         let results = self.read_results().await;
-        let heard = self.heard();
         (seen.attachments, seen.first, seen.heard) = (&results.attachments, &first, &heard);
         let plan = Plan::of(&seen);
         self.ask_about(&plan).await;
-        self.write(&plan).await?;
         self.said.say(self.mode, &plan);
-        let standing = |(ip, standing): (&PodIp, &Standing)| (*ip, self.judge(*standing));
-        let standings: HashMap<_, _> = plan.standings.iter().map(standing).collect();
-        self.publish(standings);
-        Ok(())
+        let written = self.write(&plan).await;
+        // Without pins those alone are believed who need none.
+        let standings = if written.is_ok() { plan.standings } else { alone.standings };
+        self.publish(standings.into_iter().map(|(ip, standing)| (ip, self.judge(standing))).collect());
+        written
     }
 
     /// Claims that everybody has had the time to contradict.
@@ -258,8 +261,12 @@ impl Pinning {
     /// Without the kernel's memory the CNI's results are all that there is.
     async fn first_seen(&mut self, links: &Ports) -> FirstSeen {
         match FirstSeen::read(self.first.as_ref(), &links.links).await {
-            Ok((seen, _)) => {
+            Ok((seen, made)) => {
                 self.said.forgets(None);
+                if made {
+                    // Who contradicted while there was no table was not heard.
+                    self.asked.clear();
+                }
                 self.first = Some(seen.clone());
                 seen
             }

@@ -24,6 +24,12 @@ fn refused(agent: &Agent, pod: &RunningPod, reason: &str) {
         assert_eq!((answer.status, answer.text().as_str()), (500, ""), "{}", agent.log());
         assert!(agent.metric(&sample).unwrap() > before, "{}", agent.log());
     }
+    let trail = |line: &Line| {
+        line.text_of("target").as_deref() == Some("rolegate::audit")
+            && line.text_of("reason").as_deref() == Some(reason)
+            && line.text_of("uid").as_deref() == Some(&*pod.uid)
+    };
+    agent.wait_for_line("an audit line of the pod", trail).unwrap();
 }
 
 fn says_of_port(agent: &Agent, pod: &RunningPod, reason: &str) {
