@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rolegate_tests::agent::Agent;
 use rolegate_tests::netns::NetNs;
 use rolegate_tests::topology::WORLD_V4;
 use rolegate_tests::world::{RunningPod, World};
@@ -108,15 +109,25 @@ fn honest_pods_are_never_refused_while_others_come_go_and_forge() {
     let over = AtomicBool::new(false);
     let (asked, others) = std::thread::scope(|scope| {
         let asking: Vec<_> = [&by_result, &by_claim].map(|pod| scope.spawn(|| ask_until(pod, &over))).into();
-        let others = come_and_go(&world, &attacker, &by_result, soak);
+        let _ends = Ends(&over);
+        let others = come_and_go(&world, &agent, [&attacker, &by_result], soak);
         over.store(true, Ordering::Relaxed);
         (asking.into_iter().map(|asking| asking.join().unwrap()).sum::<usize>(), others)
     });
     println!("{} s: {asked} requests, all answered; {others} pods came and went", soak.as_secs());
     assert!(asked > 10 && others > 0, "{asked} {others}");
-    for reason in ["unpinned", "shared_l2"] {
-        let refused = agent.metric(&format!("rolegate_identity_refused_total{{reason=\"{reason}\"}}"));
-        assert!(refused.unwrap() < 1.0, "{reason}: {}", agent.log());
+    let refused =
+        |reason| agent.metric(&format!("rolegate_identity_refused_total{{reason=\"{reason}\"}}")).unwrap();
+    println!("unknown addresses {}, unpinned {}", refused("unknown_address"), refused("unpinned"));
+    assert!(refused("unpinned") < 1.0 && refused("shared_l2") < 1.0, "{}", agent.log());
+}
+
+/// Ends what goes on besides, whatever becomes of the test.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -135,7 +146,7 @@ fn ask_until(pod: &RunningPod, over: &AtomicBool) -> usize {
 }
 
 /// Other pods come to the bridge, are served, and go, while one forges.
-fn come_and_go(world: &World, attacker: &RunningPod, victim: &RunningPod, soak: Duration) -> usize {
+fn come_and_go(world: &World, agent: &Agent, [attacker, victim]: [&RunningPod; 2], soak: Duration) -> usize {
     let until = Instant::now() + soak;
     let mut others = 0;
     while Instant::now() < until {
@@ -152,7 +163,9 @@ fn come_and_go(world: &World, attacker: &RunningPod, victim: &RunningPod, soak: 
         net.leave_result(&world.cni_results(), "default", &name).unwrap();
         let other = world.run(net.into(), "default", &name, |pod| pod.role("OtherRole")).unwrap();
         let path = DOCUMENT.replace("MyPodRole", "OtherRole");
-        assert_eq!(other.imds().get(&path).unwrap().status, 200);
+        // On a busy machine the watch may be later than a request is held: that is no matter of pins.
+        let served = || Ok(other.imds().get(&path)?.status == 200);
+        agent.poll("it is served", served).unwrap();
         world.delete(&other).unwrap();
         drop(other);
         assert_eq!(end(forging), "");
