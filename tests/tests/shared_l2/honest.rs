@@ -97,7 +97,7 @@ fn other_traffic_on_the_bridge_is_as_it_was() {
 #[test]
 fn honest_pods_are_never_refused_while_others_come_go_and_forge() {
     let Some(world) = open("honest_pods_are_never_refused_while_others_come_go_and_forge") else { return };
-    let seconds = std::env::var(SOAK_SECONDS).ok().and_then(|seconds| seconds.parse().ok());
+    let seconds = std::env::var_os(SOAK_SECONDS).and_then(|seconds| seconds.to_str()?.parse().ok());
     let soak = seconds.map_or(SHORT_SOAK, Duration::from_secs);
     let agent = world.agent(&["--log-level=info"]).unwrap();
     let attacker = attacker(&world);
