@@ -5,7 +5,7 @@ use std::time::Duration;
 use rolegate_tests::agent::{Agent, Line, run_to_end};
 use rolegate_tests::http::Client;
 use rolegate_tests::kube_api::Pod;
-use rolegate_tests::topology::imds_v4;
+use rolegate_tests::topology::{PodNet, imds_v4};
 use rolegate_tests::world::{NODE, RunningPod, World};
 
 use super::lab::{DOCUMENT, attacker, open, served, status, successful, victim};
@@ -66,6 +66,34 @@ fn older_port_without_a_result_is_refused_and_a_newer_one_is_pinned_by_its_first
     served(&agent, &older);
 }
 
+/// A pod that is plugged in, and claims its neighbour's address before its own.
+fn thief_of(world: &World, victim: &RunningPod) -> PodNet {
+    let (own, _) = world.next_addresses();
+    let thief = world.topology.bridged_pod("thief", own, None).unwrap();
+    let stolen = victim.net.ip4();
+    let steal = format!(
+        "addr del {own}/24 dev eth0\naddr add {stolen}/24 dev eth0\nroute add default via 100.96.1.1\n"
+    );
+    thief.ns().ip(&steal).unwrap();
+    // It is let through when the address is nobody's, and refused with words.
+    let _ = thief.ns().connect(imds_v4(), Duration::from_secs(1));
+    thief
+}
+
+/// P15: an address whose owner has not said a word is not given to the first port that claims it.
+#[test]
+fn claim_is_not_believed_before_everybody_was_asked() {
+    let Some(world) = open("claim_is_not_believed_before_everybody_was_asked") else { return };
+    let silent = world.bridged_pod_without_result("default", "silent", |pod| pod.role("MyPodRole")).unwrap();
+    let agent = world.agent(&[]).unwrap();
+    let thief = thief_of(&world, &silent);
+    for _ in 0..3 {
+        let answer = Client::imds(thief.ns()).get(DOCUMENT);
+        assert!(answer.is_err() || answer.unwrap().status == 500, "{}", agent.log());
+    }
+    agent.wait_for_line("who is disputed", |line| line.text.contains("several bridge ports")).unwrap();
+}
+
 /// P15: two ports that claim one address have it neither.
 #[test]
 fn address_that_two_ports_claim_first_is_neithers() {
@@ -73,18 +101,7 @@ fn address_that_two_ports_claim_first_is_neithers() {
     let agent = world.agent(&[]).unwrap();
     let pod = world.bridged_pod_without_result("default", "victim", |pod| pod.role("MyPodRole")).unwrap();
     served(&agent, &pod);
-    // A pod that is plugged in, and claims its neighbour's address before its own.
-    let (own, _) = world.next_addresses();
-    let thief = world.topology.bridged_pod("thief", own, None).unwrap();
-    let stolen = pod.net.ip4();
-    thief
-        .ns()
-        .ip(&format!(
-            "addr del {own}/24 dev eth0\naddr add {stolen}/24 dev eth0\nroute add default via 100.96.1.1\n"
-        ))
-        .unwrap();
-    // It is let through when the address is nobody's any more, and refused with words.
-    let _ = thief.ns().connect(imds_v4(), Duration::from_secs(1));
+    let thief = thief_of(&world, &pod);
     agent.wait_for_line("who is disputed", |line| line.text.contains("several bridge ports")).unwrap();
     agent.poll("neither has it", || Ok(agent.metric("rolegate_pods_doubted")? > 0.0)).unwrap();
     for of in [pod.net.ns(), thief.ns()] {
