@@ -62,6 +62,7 @@ pub struct World {
     imds: Imds,
     imds_v6: Imds,
     state: tempfile::TempDir,
+    cni_results: tempfile::TempDir,
     last_pod: AtomicU8,
     /// Since when no request of a pod may reach IMDS.
     closed: Mutex<Option<Instant>>,
@@ -159,12 +160,12 @@ impl World {
             imds,
             imds_v6,
             state,
+            cni_results: tempfile::tempdir()?,
             last_pod: AtomicU8::new(10),
             closed: Mutex::default(),
             node_asks: AtomicBool::new(false),
             shares_links: AtomicBool::new(false),
         };
-        std::fs::create_dir(made.cni_results())?;
         for role in ["MyPodRole", "OtherRole"] {
             made.role(role, TRUST)?;
         }
@@ -285,7 +286,7 @@ impl World {
             "--iptables".into(),
             "--auto-discover-base-arn".into(),
             format!("--state-dir={}", self.state.path().display()),
-            format!("--cni-results={}", self.cni_results().display()),
+            format!("--cni-results={}", self.cni_results.path().display()),
             "--log-format=json".into(),
             "--log-level=debug".into(),
         ];

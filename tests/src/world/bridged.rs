@@ -1,6 +1,6 @@
 //! Pods on the bridge `cbr0`, and what their CNI leaves on disk.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -21,7 +21,7 @@ impl World {
     ) -> Result<RunningPod> {
         let (ip4, ip6) = self.next_addresses();
         let net = self.topology.bridged_pod(name, ip4, Some(ip6))?;
-        net.leave_result(&self.cni_results(), namespace, name)?;
+        net.leave_result(self.cni_results(), namespace, name)?;
         self.run(Arc::new(net), namespace, name, shape)
     }
 
@@ -42,7 +42,7 @@ impl World {
 
     /// Where the results of the CNI are (`--cni-results`).
     #[must_use]
-    pub fn cni_results(&self) -> PathBuf {
-        self.state.path().join("cni-results")
+    pub fn cni_results(&self) -> &Path {
+        self.cni_results.path()
     }
 }

@@ -62,7 +62,7 @@ fn older_port_without_a_result_is_refused_and_a_newer_one_is_pinned_by_its_first
     refused(&agent, &older, "unpinned");
 
     // A result may still come.
-    older.net.leave_result(&world.cni_results(), "default", "older").unwrap();
+    older.net.leave_result(world.cni_results(), "default", "older").unwrap();
     served(&agent, &older);
 }
 
