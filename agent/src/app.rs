@@ -36,7 +36,7 @@ use crate::metrics::Registry;
 use crate::policy::Policy;
 use crate::prefetch::{self, Complaints};
 use crate::ready::Gates;
-use crate::redirect::{Pinning, Redirect};
+use crate::redirect::{Choice, Pinning, Redirect};
 use crate::server::{Listeners, Server};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Telemetry;
@@ -123,7 +123,7 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
         instance_id: Arc::default(),
     };
 
-    let (redirect, pins) = start_redirect(&base).await?;
+    let (redirect, pins) = start_redirect(&base, sockets.choice).await?;
     let wires = start_wires(&base, pins.neighbours(), &mut supervisor);
     start_redirect_tasks(redirect, pins, &wires, &mut supervisor);
     start_prefetch(&base, &wires, &mut supervisor);
@@ -149,10 +149,10 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
 }
 
 /// The rule goes in before anything is waited for: until the agent is ready it refuses, and never lets through.
-async fn start_redirect(base: &Base) -> anyhow::Result<(Redirect, Pinning)> {
+async fn start_redirect(base: &Base, choice: Choice) -> anyhow::Result<(Redirect, Pinning)> {
     let gate = base.gates.add("redirect", "not installed yet");
     let config = &base.config;
-    let mut redirect = Redirect::new(&config.redirect, config.server.app_port, gate, &base.registry)?;
+    let mut redirect = Redirect::new(&config.redirect, choice, config.server.app_port, gate, &base.registry)?;
     let gate = base.gates.add("pins", "pods are not listed yet");
     let mut pins = redirect.pinning(&config.redirect, gate, &base.registry);
     pins.remember().await;

@@ -100,6 +100,9 @@ pub struct CleanupArgs {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Guard")]
 pub struct GuardArgs {
+    /// Preference of the first policy rule, as the agent has it [default: 2]
+    #[arg(long, value_name = "NUMBER")]
+    pub rule_preference: Option<String>,
     /// How the result is printed: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub output: Option<String>,

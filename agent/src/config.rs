@@ -27,6 +27,8 @@ pub enum Command {
     Run(Box<Config>),
     /// Put the guards up.
     Guard {
+        /// `--rule-preference`: of the first policy rule.
+        preference: u32,
         /// For machines.
         json: bool,
     },

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     };
     let ended = match command {
         Command::Run(config) => app::prepare(*config).and_then(|prepared| on_runtime(app::run(prepared))),
-        Command::Guard { json } => on_runtime(app::guard(json)),
+        Command::Guard { preference, json } => on_runtime(app::guard(preference, json)),
         Command::Cleanup { peers, json } => on_runtime(app::cleanup(peers, json)),
     };
     match ended {

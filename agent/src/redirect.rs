@@ -1,12 +1,15 @@
 //! Keeps the guards and the redirect of crate `rolegate-iptables` true, and says by its gate when they are not.
 //!
 //! Level-triggered: every look compares all of it. It looks on a timer, when rules, links or default routes change, when
-//! pods' addresses do, and when told. Nothing is removed when the task ends: what pods ask then is refused, never answered by the node.
+//! pods' addresses do, and when told. Nothing is removed when the task ends: what pods ask then is refused, never answered
+//! by the node. Which capture it is: [`Choice`].
 
+mod choice;
 mod health;
 mod metrics;
 mod notices;
 mod pins;
+mod proof;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -26,14 +29,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::cluster::snapshot::Snapshot;
-use crate::config::{self, RedirectMode};
+use crate::config;
 use crate::metrics::Registry;
 use crate::ready::Gate;
 
+pub use choice::{Choice, Mode};
 use health::Health;
-use metrics::{Metrics, PINS_CHANGED, ROUTE_CHANGED};
+use metrics::{Metrics, ROUTE_CHANGED};
 use notices::Notices;
 pub use pins::Pinning;
+use proof::Proof;
 
 /// Longest between two looks: legacy tables tell nobody of changes.
 const LOOK_AT_MOST_EVERY: Duration = Duration::from_secs(5);
@@ -53,9 +58,17 @@ pub enum RedirectError {
     /// `--host-ip` is needed.
     #[error("--host-ip: an address of this node that pods' traffic is redirected to has to be given")]
     NoTarget,
+    /// Neither capture of `--redirect=auto` can be had.
+    #[error(
+        "--redirect=auto: route cannot be had: {0}; iptables needs --host-ip, the address of this node that pods' traffic is redirected to"
+    )]
+    Neither(String),
     /// Links and routes could not be read.
     #[error(transparent)]
     Links(#[from] LinkError),
+    /// Capture `route` does not stand.
+    #[error("policy routing: {0}")]
+    Routing(#[source] LinkError),
     /// Rules could not be read or written.
     #[error(transparent)]
     Iptables(#[from] iptables::Error),
@@ -74,7 +87,10 @@ pub struct Redirect {
     search: OsString,
     host: Option<Iptables>,
     stale_connections: bool,
+    /// The other capture may stand, from an earlier run.
+    stale_capture: bool,
     health: Health,
+    proof: Proof,
     trigger: Arc<Notify>,
     gate: Gate,
     metrics: Metrics,
@@ -87,6 +103,8 @@ enum Capture {
     Route(Route),
     /// By the operator's own means.
     Operators,
+    /// Not at all, until the operator chooses.
+    Undecided,
 }
 
 /// What a reconciliation found and mended, by label and in words, and the first thing that it could not.
@@ -99,24 +117,25 @@ struct Mended {
 // === impl Redirect ===
 
 impl Redirect {
-    /// What `config` asks for, redirected to `app_port`. `gate` is open only while it is in force and pods are
-    /// behind the interfaces meant. With [`RedirectMode::None`] the guards are tried, and it is opened for good.
+    /// What `choice` says, as `config` asks for it, redirected to `app_port`. `gate` is open only while it is in force
+    /// and pods are behind the interfaces meant. With [`Mode::Operators`] the guards are tried, and it is opened for
+    /// good; with [`Mode::Undecided`] they are tried, and it stays closed.
     ///
     /// # Errors
     /// When interfaces or addresses cannot be used.
     pub fn new(
         config: &config::Redirect,
+        choice: Choice,
         app_port: u16,
         gate: Gate,
         registry: &Registry,
     ) -> Result<Self, RedirectError> {
-        let capture = match config.mode {
-            RedirectMode::None => Capture::Operators,
-            RedirectMode::Auto | RedirectMode::Route => {
-                Capture::Route(Route::new(config.preference, config.table))
-            }
-            RedirectMode::Iptables if config.host_ips.is_empty() => return Err(RedirectError::NoTarget),
-            RedirectMode::Iptables => {
+        let capture = match choice.mode {
+            Mode::Operators => Capture::Operators,
+            Mode::Undecided => Capture::Undecided,
+            Mode::Route => Capture::Route(Route::new(config.preference, config.table)),
+            Mode::Iptables if config.host_ips.is_empty() => return Err(RedirectError::NoTarget),
+            Mode::Iptables => {
                 let interfaces = InterfaceSpec::parse(&config.interfaces)?;
                 Capture::Iptables(Desired::new(interfaces, &config.host_ips, app_port)?)
             }
@@ -129,7 +148,9 @@ impl Redirect {
             search: search_path(),
             host: None,
             stale_connections: true,
+            stale_capture: true,
             health: Health::default(),
+            proof: Proof::new(choice, registry),
             trigger: Arc::default(),
             gate,
             metrics: Metrics::register(registry),
@@ -140,13 +161,6 @@ impl Redirect {
     #[must_use]
     pub fn trigger(&self) -> Arc<Notify> {
         Arc::clone(&self.trigger)
-    }
-
-    /// The pins that `config` asks for. `gate` is closed while those that are needed do not stand.
-    #[must_use]
-    pub fn pinning(&self, config: &config::Redirect, gate: Gate, registry: &Registry) -> Pinning {
-        let repairs = self.metrics.repairs.with_label_values(&[PINS_CHANGED]);
-        Pinning::new(config, gate, repairs, self.metrics.errors.clone(), registry)
     }
 
     /// Puts guards and rules in and forgets older connections. To be called before anything is waited for: an agent
@@ -166,6 +180,7 @@ impl Redirect {
             Capture::Iptables(desired) => self.log_start(desired, &links),
             Capture::Route(_) => info!("redirect in force: by policy routing"),
             Capture::Operators => info!("no redirect is installed: it is the operator's own"),
+            Capture::Undecided => {}
         }
         self.gate.close("installed, pods' interfaces not looked at yet");
         Ok(())
@@ -226,13 +241,21 @@ impl Redirect {
             self.metrics.repairs.with_label_values(&[label]).inc();
         }
         self.in_force(mended)?;
-        let Capture::Iptables(desired) = &self.capture else {
-            notices.seen(links);
-            return Ok(None);
-        };
-        let report = links.report(desired.interfaces(), &pod_links(&notices.addresses).await?);
+        let mut reason = self.proof.others(&links).await?;
+        match &self.capture {
+            Capture::Iptables(desired) => {
+                let report = links.report(desired.interfaces(), &pod_links(&notices.addresses).await?);
+                let elsewhere = self.health.judge(desired.interfaces(), &report);
+                reason = reason.or(elsewhere);
+            }
+            Capture::Route(_) => {
+                let detours = self.proof.detours(&links, &notices.addresses).await?;
+                reason = reason.or(detours);
+            }
+            Capture::Operators | Capture::Undecided => {}
+        }
         notices.seen(links);
-        Ok(self.health.judge(desired.interfaces(), &report))
+        Ok(reason)
     }
 
     /// Makes guards and rules what they should be, the guards first, and forgets older connections if anything was
@@ -245,9 +268,13 @@ impl Redirect {
                 (self.reconcile_rules(&desired, uplinks, &mut mended).await, desired.targets())
             }
             Capture::Route(route) => (self.reconcile_route(route, &mut mended).await, Vec::new()),
-            Capture::Operators => return mended,
+            Capture::Operators | Capture::Undecided => return mended,
         };
         self.metrics.present.set(i64::from(done.is_ok()));
+        let done = match done {
+            Ok(()) if self.stale_capture => self.remove_other_capture().await,
+            done => done,
+        };
         if let Err(error) = done {
             mended.failed.get_or_insert(error);
         }
@@ -297,9 +324,18 @@ impl Redirect {
             self.metrics.present.set(0);
             self.gate.close("the policy routing is being repaired");
         };
-        if route.reconcile(&before_write).await? {
+        if route.reconcile(&before_write).await.map_err(RedirectError::Routing)? {
             mended.causes.push((ROUTE_CHANGED, "policy routing".to_owned()));
         }
+        Ok(())
+    }
+
+    async fn remove_other_capture(&mut self) -> Result<(), RedirectError> {
+        if self.proof.mode().remove_other(&self.search).await? {
+            info!("the other redirect, of an earlier start, is removed");
+            self.stale_connections = true;
+        }
+        self.stale_capture = false;
         Ok(())
     }
 

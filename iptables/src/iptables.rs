@@ -9,6 +9,7 @@ mod command;
 mod desired;
 mod drift;
 mod dump;
+mod leftover;
 mod peers;
 mod plan;
 mod watch;
@@ -47,6 +48,11 @@ pub enum Error {
     /// A program failed.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// Rules of an earlier run that no program here can remove.
+    #[error(
+        "the redirect of an earlier run by iptables is in nf_tables, and no iptables-nft is here to remove it"
+    )]
+    Leftover,
     /// The rules were written and the kernel shows others.
     #[error("rules were written {ATTEMPTS} times and do not stay ({causes})")]
     NotHeld {
@@ -195,6 +201,25 @@ pub async fn cleanup(search: &OsStr, peers: bool) -> Cleanup {
         }
     }
     done
+}
+
+/// Removes what an earlier run by this capture left, for one that captures otherwise. No program is run where nothing
+/// of it can be there: no chains of ours in nf_tables, no legacy tables.
+///
+/// # Errors
+/// When rules of ours are there and cannot be removed: pods' requests still go where they lead.
+pub async fn remove_leftovers(search: &OsStr) -> Result<Vec<Removed>, Error> {
+    let traces = leftover::traces().await;
+    if !traces.nft && !traces.legacy {
+        return Ok(Vec::new());
+    }
+    let done = cleanup(search, false).await;
+    // Legacy tables are others' more often than not, and an image without programs never made a rule.
+    match done.errors.into_iter().find(|error| !matches!(error, Error::NoPrograms { .. })) {
+        Some(error) => Err(error),
+        None if traces.nft && leftover::traces().await.nft => Err(Error::Leftover),
+        None => Ok(done.removed),
+    }
 }
 
 // === impl Host ===

@@ -107,6 +107,12 @@ impl Links {
         .await
     }
 
+    /// Whether pods can be behind it: it is neither an uplink nor `lo`.
+    #[must_use]
+    pub fn is_pod_side(&self, index: u32) -> bool {
+        self.names.get(&index).is_some_and(|name| name != "lo" && !self.uplinks.contains(name))
+    }
+
     /// What `spec` comes to, where pods are routed by `pod_links` (see [`pod_links`]).
     #[must_use]
     pub fn report(&self, spec: &InterfaceSpec, pod_links: &HashMap<IpAddr, u32>) -> LinkReport {
@@ -212,7 +218,7 @@ where
     }
 }
 
-fn all_routes(family: Family) -> RouteMessage {
+pub(crate) fn all_routes(family: Family) -> RouteMessage {
     match family {
         Family::V4 => RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
         Family::V6 => RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
@@ -223,13 +229,9 @@ fn all_routes(family: Family) -> RouteMessage {
 /// chosen traffic only (a container network's own device among them), and to leave a pod's interface out of
 /// `auto` is worse than to have an uplink in it.
 fn default_route_links(route: &RouteMessage) -> impl Iterator<Item = u32> + '_ {
-    let main = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Table(table) => Some(*table == u32::from(RouteHeader::RT_TABLE_MAIN)),
-        _ => None,
-    });
-    let main = main.unwrap_or(route.header.table == RouteHeader::RT_TABLE_MAIN);
-    let default =
-        main && route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast;
+    let default = is_main(route)
+        && route.header.destination_prefix_length == 0
+        && route.header.kind == RouteType::Unicast;
     let hops = route.attributes.iter().filter_map(|attribute| match attribute {
         RouteAttribute::MultiPath(hops) => Some(hops.iter().map(|hop| hop.interface_index)),
         _ => None,
@@ -237,7 +239,16 @@ fn default_route_links(route: &RouteMessage) -> impl Iterator<Item = u32> + '_ {
     output_link(route).into_iter().chain(hops.flatten()).filter(move |_| default)
 }
 
-fn output_link(route: &RouteMessage) -> Option<u32> {
+/// It is one of the main table.
+pub(crate) fn is_main(route: &RouteMessage) -> bool {
+    let main = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table == u32::from(RouteHeader::RT_TABLE_MAIN)),
+        _ => None,
+    });
+    main.unwrap_or(route.header.table == RouteHeader::RT_TABLE_MAIN)
+}
+
+pub(crate) fn output_link(route: &RouteMessage) -> Option<u32> {
     route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,

@@ -15,7 +15,7 @@ use std::os::fd::AsRawFd;
 
 use futures::TryStreamExt;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, listen, setsockopt, socket,
@@ -30,6 +30,9 @@ use crate::rules::{self, Action, Rule, families};
 
 /// The table's number where nothing else is asked for: the address's last two bytes, and no CNI's.
 pub const DEFAULT_TABLE: u32 = 43_518;
+
+/// The table of the host's own addresses (`RT_TABLE_LOCAL`, linux/rtnetlink.h).
+const RT_TABLE_LOCAL: u32 = 255;
 
 /// The loopback device's index in every network namespace (`LOOPBACK_IFINDEX`, net/flow.h).
 const LO: u32 = 1;
@@ -80,6 +83,9 @@ impl Route {
             // The route first: a rule that leads to an empty table leads on, to the prohibition.
             self.add_route(family).await?;
             rules::make(&[self.rule(family)], family).await?;
+            for stray in self.routes(family).await?.into_iter().filter(|route| !self.is_in_table(route)) {
+                delete(stray).await?;
+            }
             if !self.is_right(family).await? {
                 return Err(LinkError::NotHeld);
             }
@@ -87,7 +93,7 @@ impl Route {
         Ok(changed)
     }
 
-    /// Takes both away. `false`: there was neither.
+    /// Takes both away, whatever numbers they were made with. `false`: there was neither.
     ///
     /// # Errors
     /// When the kernel cannot be asked or refuses.
@@ -96,7 +102,7 @@ impl Route {
         for family in families() {
             any |= rules::remove(&[self.rule(family)], family).await?;
             for route in self.routes(family).await? {
-                ask(|handle: Handle| async move { handle.route().del(route).execute().await }).await?;
+                delete(route).await?;
                 any = true;
             }
         }
@@ -104,7 +110,9 @@ impl Route {
     }
 
     async fn is_right(self, family: Family) -> Result<bool, LinkError> {
-        Ok(self.routes(family).await?.len() == 1 && rules::are_there(&[self.rule(family)], family).await?)
+        let routes = self.routes(family).await?;
+        let right = routes.len() == 1 && routes.iter().all(|route| self.is_in_table(route));
+        Ok(right && rules::are_there(&[self.rule(family)], family).await?)
     }
 
     async fn add_route(self, family: Family) -> Result<(), LinkError> {
@@ -119,7 +127,7 @@ impl Route {
         ask(|handle: Handle| async move { handle.route().add(route).replace().execute().await }).await
     }
 
-    /// Our route, as the kernel has it: once, or not at all.
+    /// Our route, as the kernel has it, and those in other tables that an earlier start made.
     async fn routes(self, family: Family) -> Result<Vec<RouteMessage>, LinkError> {
         let wanted = match family {
             Family::V4 => RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
@@ -128,24 +136,41 @@ impl Route {
         let all: Vec<RouteMessage> =
             ask(|handle: Handle| async move { handle.route().get(wanted).execute().try_collect().await })
                 .await?;
-        Ok(all.into_iter().filter(|route| self.is_ours(route, family)).collect())
+        Ok(all.into_iter().filter(|route| is_ours(route, family)).collect())
     }
 
-    fn is_ours(self, route: &RouteMessage, family: Family) -> bool {
-        let header = &route.header;
-        let has = |wanted: &dyn Fn(&RouteAttribute) -> bool| route.attributes.iter().any(wanted);
-        let destination = match family.imds() {
-            IpAddr::V4(v4) => RouteAddress::Inet(v4),
-            IpAddr::V6(v6) => RouteAddress::Inet6(v6),
-        };
-        let table = has(&|attribute| *attribute == RouteAttribute::Table(self.table))
-            || u32::from(header.table) == self.table && header.table != RouteHeader::RT_TABLE_UNSPEC;
-        table
-            && header.kind == RouteType::Local
-            && header.destination_prefix_length == if family == Family::V4 { 32 } else { 128 }
-            && has(&|attribute| *attribute == RouteAttribute::Destination(destination.clone()))
-            && has(&|attribute| *attribute == RouteAttribute::Oif(LO))
+    fn is_in_table(self, route: &RouteMessage) -> bool {
+        table(route) == self.table
     }
+}
+
+async fn delete(route: RouteMessage) -> Result<(), LinkError> {
+    ask(|handle: Handle| async move { handle.route().del(route).execute().await }).await
+}
+
+/// What the kernel makes by itself for an address of the host is in its own table, and what others make is not by
+/// `protocol kernel`.
+fn is_ours(route: &RouteMessage, family: Family) -> bool {
+    let header = &route.header;
+    let has = |wanted: &RouteAttribute| route.attributes.contains(wanted);
+    let destination = match family.imds() {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+    };
+    header.kind == RouteType::Local
+        && header.protocol == RouteProtocol::Kernel
+        && table(route) != RT_TABLE_LOCAL
+        && header.destination_prefix_length == if family == Family::V4 { 32 } else { 128 }
+        && has(&RouteAttribute::Destination(destination))
+        && has(&RouteAttribute::Oif(LO))
+}
+
+fn table(route: &RouteMessage) -> u32 {
+    let table = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    table.unwrap_or_else(|| route.header.table.into())
 }
 
 /// Listens on the metadata service's own address and port, which is no address of the host.

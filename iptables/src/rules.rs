@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use futures::TryStreamExt;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteHeader, RouteProtocol};
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use rtnetlink::{Handle, IpVersion};
 
 use crate::family::Family;
@@ -39,13 +39,15 @@ pub(crate) fn families() -> impl Iterator<Item = Family> {
     Family::ALL.into_iter().filter(|family| family.in_kernel())
 }
 
-/// Each is there, once.
+/// Each is there, once, and none of its kind anywhere else.
 pub(crate) async fn are_there(desired: &[Rule], family: Family) -> Result<bool, LinkError> {
     let have = read(family).await?;
-    Ok(desired.iter().all(|rule| have.iter().filter(|(is, _)| is.as_ref() == Some(rule)).count() == 1))
+    let once =
+        desired.iter().all(|rule| have.iter().filter(|(is, _)| is.as_ref() == Some(rule)).count() == 1);
+    Ok(once && strays(desired, &have).is_empty())
 }
 
-/// Adds what is missing, in this order, and takes away what is there twice.
+/// Adds what is missing, in this order, then takes away what is there twice or elsewhere.
 pub(crate) async fn make(desired: &[Rule], family: Family) -> Result<(), LinkError> {
     let have = read(family).await?;
     for rule in desired {
@@ -58,20 +60,40 @@ pub(crate) async fn make(desired: &[Rule], family: Family) -> Result<(), LinkErr
             delete(spare.clone()).await?;
         }
     }
+    for stray in strays(desired, &have) {
+        delete(stray.clone()).await?;
+    }
     Ok(())
 }
 
-/// Takes them away, the last first. `false`: there was none.
+/// Takes them away, wherever they are, the last first. `false`: there was none.
 pub(crate) async fn remove(desired: &[Rule], family: Family) -> Result<bool, LinkError> {
     let have = read(family).await?;
-    let mut any = false;
+    let mut ours: Vec<&RuleMessage> = Vec::new();
     for rule in desired.iter().rev() {
-        for (_, message) in have.iter().filter(|(is, _)| is.as_ref() == Some(rule)) {
-            delete(message.clone()).await?;
-            any = true;
-        }
+        ours.extend(have.iter().filter(|(is, _)| is.as_ref() == Some(rule)).map(|(_, message)| message));
     }
-    Ok(any)
+    ours.extend(strays(desired, &have));
+    for message in &ours {
+        delete((*message).clone()).await?;
+    }
+    Ok(!ours.is_empty())
+}
+
+/// Rules that do what one of `desired` does at another preference, or by another table: an earlier start's, which was
+/// told other numbers. Of those that do nothing, the ones that such a rule leads to. The last of `desired` first.
+fn strays<'a>(desired: &[Rule], have: &'a [(Option<Rule>, RuleMessage)]) -> Vec<&'a RuleMessage> {
+    let elsewhere =
+        |(is, _): &&(Option<Rule>, RuleMessage)| is.as_ref().is_some_and(|is| !desired.contains(is));
+    let have: Vec<_> = have.iter().filter(elsewhere).collect();
+    let mut found = Vec::new();
+    for wanted in desired.iter().rev() {
+        found.extend(have.iter().copied().filter(|(is, _)| is.as_ref().is_some_and(|is| is.is_like(wanted))));
+    }
+    let ends: Vec<u32> = found.iter().filter_map(|(is, _)| is.as_ref()?.leads_to()).collect();
+    let is_end = |is: &Rule| is.action == Action::Nop && is.to.is_none() && ends.contains(&is.preference);
+    found.extend(have.iter().copied().filter(|(is, _)| is.as_ref().is_some_and(is_end)));
+    found.into_iter().map(|(_, message)| message).collect()
 }
 
 // === impl Rule ===
@@ -103,6 +125,21 @@ impl Rule {
         message
     }
 
+    /// Whether it does the same to the same packets, wherever it is; one that means all packets is like no other.
+    fn is_like(&self, other: &Self) -> bool {
+        self.to.is_some()
+            && self.to == other.to
+            && self.from_host == other.from_host
+            && std::mem::discriminant(&self.action) == std::mem::discriminant(&other.action)
+    }
+
+    fn leads_to(&self) -> Option<u32> {
+        match self.action {
+            Action::Goto(end) => Some(end),
+            Action::Nop | Action::Prohibit | Action::Table(_) => None,
+        }
+    }
+
     /// `None`: it is none of ours, or does something that ours do not.
     fn of(message: &RuleMessage) -> Option<Self> {
         let (mut preference, mut to, mut from_host) = (0, None, false);
@@ -132,7 +169,10 @@ impl Rule {
             (RuleAction::ToTable, None, Some(table)) => Action::Table(table),
             _ => return None,
         };
-        (ours && whole && message.header.src_len == 0).then_some(Self { preference, to, from_host, action })
+        let header = &message.header;
+        // `not`, and some packets only: the kernel takes neither for a difference when it is asked to add ours.
+        let all = header.src_len == 0 && header.tos == 0 && !header.flags.contains(RuleFlags::Invert);
+        (ours && whole && all).then_some(Self { preference, to, from_host, action })
     }
 }
 
@@ -181,5 +221,35 @@ fn tolerate(done: Result<(), LinkError>, code: i32) -> Result<(), LinkError> {
             Ok(())
         }
         done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_for_other_packets_than_ours_is_none_of_ours() {
+        for (family, action) in
+            [(Family::V4, Action::Prohibit), (Family::V6, Action::Table(7)), (Family::V4, Action::Goto(9))]
+        {
+            let rule = Rule { preference: 4, to: Some(family.imds()), from_host: false, action };
+            let message = rule.message(family);
+            assert_eq!(Rule::of(&message), Some(rule));
+            let changed = |change: &dyn Fn(&mut RuleMessage)| {
+                let mut message = message.clone();
+                change(&mut message);
+                Rule::of(&message)
+            };
+            assert_eq!(changed(&|message| message.header.flags = RuleFlags::Invert), None);
+            assert_eq!(changed(&|message| message.header.tos = 4), None);
+            assert_eq!(changed(&|message| message.header.src_len = 8), None);
+            assert_eq!(changed(&|message| message.header.dst_len = 16), None);
+            assert_eq!(changed(&|message| message.attributes.push(RuleAttribute::FwMark(1))), None);
+            let boot = |message: &mut RuleMessage| {
+                message.attributes[1] = RuleAttribute::Protocol(RouteProtocol::Boot);
+            };
+            assert_eq!(changed(&boot), None);
+        }
     }
 }

@@ -73,6 +73,20 @@ fn agent_alone_serves_where_somebody_else_redirects() {
     assert_eq!(pod.imds().credentials().unwrap()["Code"], "Success", "{}", agent.log());
 }
 
+/// P42: policy routing runs no other program either, and is what is chosen where there is none.
+#[test]
+fn agent_alone_redirects_by_policy_routing() {
+    let Some(world) = world("agent_alone_redirects_by_policy_routing") else { return };
+    let pod = world.pod("default", "aws-cli", |pod| pod.role("MyPodRole")).unwrap();
+    let mut args = world.usual_flags();
+    args.retain(|flag| flag != "--iptables");
+    args.push("--redirect=auto".into());
+    let agent = alone(&world, "", &args);
+    agent.ready().unwrap();
+    assert_eq!(agent.metric("rolegate_redirect_mode{mode=\"route\"}").unwrap(), 1.0, "{}", agent.log());
+    assert_eq!(pod.imds().credentials().unwrap()["Code"], "Success", "{}", agent.log());
+}
+
 /// P42: with it, iptables itself is all that an image needs: no shell and none of the tools about it.
 #[test]
 fn agent_with_iptables_and_no_shell_redirects_and_serves() {
@@ -83,7 +97,7 @@ fn agent_with_iptables_and_no_shell_redirects_and_serves() {
     assert_eq!(pod.imds().credentials().unwrap()["Code"], "Success", "{}", agent.log());
 }
 
-/// P42: and where it is missing, too, the agent says so and nothing is open.
+/// P10, P42: and where it is missing, too, the agent says so and nothing is open.
 #[test]
 fn agent_without_iptables_that_needs_it_is_not_ready_and_says_so() {
     let Some(world) = world("agent_without_iptables_that_needs_it_is_not_ready_and_says_so") else { return };

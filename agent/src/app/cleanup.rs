@@ -17,6 +17,7 @@ use super::privileges::check_for_rules;
 pub async fn cleanup(peers: bool, json: bool) -> anyhow::Result<()> {
     check_for_rules(true)?;
     let rules = iptables::cleanup(&iptables::search_path(), peers).await;
+    // Rules and routes are found whatever numbers they were made with.
     let route = Route::new(DEFAULT_PREFERENCE, DEFAULT_TABLE).cleanup().await;
     let (guards, guard_errors) = Guard::new(DEFAULT_PREFERENCE).cleanup().await;
     let (pins, pin_errors) = pins::cleanup().await;

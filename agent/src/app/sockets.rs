@@ -6,11 +6,14 @@ use std::os::unix::net::UnixListener;
 use anyhow::Context as _;
 
 use super::process;
-use crate::config::{Config, RedirectMode};
+use crate::config::Config;
+use crate::redirect::{Choice, Mode};
 use crate::server::Listeners;
 
 /// The listening sockets of `rolegate run`.
 pub(super) struct Sockets {
+    /// How pods' requests get there.
+    pub(super) choice: Choice,
     /// Where pods' requests come.
     pub(super) app: Listeners,
     /// Probes and metrics, unless the app port serves them as well.
@@ -22,29 +25,38 @@ pub(super) struct Sockets {
 // === impl Sockets ===
 
 impl Sockets {
-    /// Opens what `config` asks for.
+    /// Opens what `config` asks for, and finds out what to redirect by where that is asked for.
     ///
     /// # Errors
     /// When an address or a port is somebody else's, or another agent keeps the node's redirect: the error names it.
     pub(super) fn open(config: &Config) -> anyhow::Result<Self> {
         let server = &config.server;
-        let mode = config.redirect.mode;
-        let app = match mode {
-            RedirectMode::Auto | RedirectMode::Route => Listeners::bind_at_imds()?,
-            RedirectMode::Iptables | RedirectMode::None => Listeners::bind(server.app_port)?,
+        let (choice, app, mut keeper) = match Choice::told(config.redirect.mode) {
+            Some(choice) if choice.mode == Mode::Route => (choice, Listeners::bind_at_imds()?, None),
+            Some(choice) => (choice, Listeners::bind(server.app_port)?, None),
+            None => find(config)?,
         };
         // Where the app port is not listened at, it serves nothing else either.
-        let shared = server.metrics_port == server.app_port
-            && matches!(mode, RedirectMode::Iptables | RedirectMode::None);
+        let shared = server.metrics_port == server.app_port && choice.mode != Mode::Route;
         let admin = if shared { None } else { Some(admin(server.metrics_port)?) };
-        let keeper = match mode {
-            RedirectMode::Auto | RedirectMode::Iptables | RedirectMode::Route => {
-                Some(process::keep_redirect_alone()?)
-            }
-            RedirectMode::None => None,
-        };
-        Ok(Self { app, admin, _keeper: keeper })
+        if keeper.is_none() && choice.mode != Mode::Operators {
+            keeper = Some(process::keep_redirect_alone()?);
+        }
+        Ok(Self { choice, app, admin, _keeper: keeper })
     }
+}
+
+/// What `--redirect=auto` comes to here. Another agent's addresses are not taken for those of somebody else: that there
+/// is none is seen to first.
+fn find(config: &Config) -> anyhow::Result<(Choice, Listeners, Option<UnixListener>)> {
+    let keeper = process::keep_redirect_alone()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (choice, at_imds) = runtime.block_on(Choice::find(&config.redirect, Listeners::bind_at_imds))?;
+    let app = match at_imds {
+        Some(listeners) => listeners,
+        None => Listeners::bind(config.server.app_port)?,
+    };
+    Ok((choice, app, Some(keeper)))
 }
 
 fn admin(port: u16) -> anyhow::Result<TcpListener> {

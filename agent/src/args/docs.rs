@@ -27,12 +27,14 @@ credentials and the API server are never asked through one, whatever `HTTP_PROXY
 ## rolegate guard
 
 Closes the way from pods to the node's credentials and ends, with exit code 0 where it is closed: for boot, before the
-kubelet starts (`deploy/node/rolegate-guard.service`). It asks neither the API server nor AWS. `--output=json`
-(`ROLEGATE_OUTPUT`) prints the result for machines.
+kubelet starts (`deploy/node/rolegate-guard.service`). It asks neither the API server nor AWS. `--rule-preference`
+(`ROLEGATE_RULE_PREFERENCE`) is the agent's; where they differ, whoever comes last moves the rules to its own.
+`--output=json` (`ROLEGATE_OUTPUT`) prints the result for machines.
 
 ## rolegate cleanup
 
-Removes what rolegate made on this node and nothing else. `--peers` (`ROLEGATE_PEERS`) removes the rules of kube2iam
+Removes what rolegate made on this node and nothing else, whatever `--rule-preference` and `--route-table` it was made
+with. `--peers` (`ROLEGATE_PEERS`) removes the rules of kube2iam
 and kiam as well; `--output=json` (`ROLEGATE_OUTPUT`) prints the result for machines.
 ";
 

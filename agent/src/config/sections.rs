@@ -76,8 +76,9 @@ pub(super) fn build(
 /// What `guard` is to do.
 pub(super) fn guard(args: &GuardArgs) -> Result<Command, ConfigErrors> {
     let mut found = Findings::default();
+    let preference = redirect::preference(&mut found, &args.rule_preference);
     let json = is_json(&mut found, &args.output);
-    found.unless_mistaken(Command::Guard { json })
+    found.unless_mistaken(Command::Guard { preference, json })
 }
 
 /// What `cleanup` is to do.

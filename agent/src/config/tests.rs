@@ -334,16 +334,32 @@ fn region_and_endpoint_come_from_flag_then_variable_then_aws_variable() {
 
 #[test]
 fn redirect_is_one_of_those_that_there_are() {
-    for (mode, is) in
-        [("iptables", RedirectMode::Iptables), ("route", RedirectMode::Route), ("none", RedirectMode::None)]
-    {
+    for (mode, is) in [
+        ("auto", RedirectMode::Auto),
+        ("iptables", RedirectMode::Iptables),
+        ("route", RedirectMode::Route),
+        ("none", RedirectMode::None),
+    ] {
         let config = config(&[NODE, &format!("--redirect={mode}"), "--host-ip=10.0.0.10"]);
         assert_eq!(config.redirect.mode, is);
     }
-    assert!(config(&[NODE, "--redirect=route"]).redirect.host_ips.is_empty());
-    for (mode, said) in [("auto", "not available yet"), ("tproxy", "iptables, route or none")] {
-        let text = mistakes(&[NODE, &format!("--redirect={mode}")]);
-        assert!(text.contains(said), "{text}");
+    for mode in ["auto", "route"] {
+        assert!(config(&[NODE, &format!("--redirect={mode}")]).redirect.host_ips.is_empty());
+    }
+    assert!(mistakes(&[NODE, "--redirect=tproxy"]).contains("auto, iptables, route or none"));
+}
+
+#[test]
+fn numbers_of_rules_and_table_leave_the_kernels_alone() {
+    let redirect = config(&[NODE, "--rule-preference=32761", "--route-table=252"]).redirect;
+    assert_eq!((redirect.preference, redirect.table), (32_761, 252));
+    for preference in ["0", "32762", "-1", "two"] {
+        let text = mistakes(&[NODE, &format!("--rule-preference={preference}")]);
+        assert!(text.contains("--rule-preference") && text.contains("a number from 1 to 32761"), "{text}");
+    }
+    for table in ["0", "253", "254", "255", "4294967296", "main"] {
+        let text = mistakes(&[NODE, &format!("--route-table={table}")]);
+        assert!(text.contains("--route-table") && text.contains("253 to 255"), "{text}");
     }
 }
 

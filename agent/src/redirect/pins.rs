@@ -23,8 +23,9 @@ use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::metrics::PINS_CHANGED;
 use super::notices::Notices;
-use super::{LOOK_AFTER_ERROR, LOOK_AT_MOST_EVERY};
+use super::{LOOK_AFTER_ERROR, LOOK_AT_MOST_EVERY, Redirect};
 use crate::cluster::snapshot::Snapshot;
 use crate::cni::Results;
 use crate::config::{self, SharedL2};
@@ -80,11 +81,22 @@ struct Metrics {
     errors: IntCounter,
 }
 
+// === impl Redirect ===
+
+impl Redirect {
+    /// The pins that `config` asks for. `gate` is closed while those that are needed do not stand.
+    #[must_use]
+    pub fn pinning(&self, config: &config::Redirect, gate: Gate, registry: &Registry) -> Pinning {
+        let repairs = self.metrics.repairs.with_label_values(&[PINS_CHANGED]);
+        Pinning::new(config, gate, repairs, self.metrics.errors.clone(), registry)
+    }
+}
+
 // === impl Pinning ===
 
 impl Pinning {
     /// As `config` asks for; nothing is known and nobody believed yet, unless all are.
-    pub(super) fn new(
+    fn new(
         config: &config::Redirect,
         gate: Gate,
         repairs: IntCounter,

@@ -7,6 +7,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::*;
 use crate::cluster::index::{Event, Index};
+use crate::config::RedirectMode;
 use crate::ready::Gates;
 
 /// Runs `test` on a thread with a network namespace of its own.
@@ -50,7 +51,8 @@ fn config(interfaces: &str) -> config::Redirect {
 fn redirect(config: &config::Redirect) -> (Gates, Redirect) {
     let gates = Gates::new();
     let gate = gates.add("rule", "not installed");
-    let redirect = Redirect::new(config, 8181, gate, &Registry::new()).expect("redirect");
+    let choice = Choice::told(config.mode).expect("a mode");
+    let redirect = Redirect::new(config, choice, 8181, gate, &Registry::new()).expect("redirect");
     (gates, redirect)
 }
 
@@ -233,7 +235,8 @@ fn guards_that_others_take_away_are_mended_without_being_told() {
 fn what_the_operator_got_wrong_is_said_by_its_flag() {
     let wrong = |config: config::Redirect| {
         let gate = Gates::new().add("rule", "not installed");
-        Redirect::new(&config, 8181, gate, &Registry::new()).err().expect("refused").to_string()
+        let choice = Choice::told(config.mode).expect("a mode");
+        Redirect::new(&config, choice, 8181, gate, &Registry::new()).err().expect("refused").to_string()
     };
     assert!(wrong(config("ca+li")).starts_with("--host-interface: "));
     let loopback = vec!["127.0.0.1".parse().expect("address")];

@@ -203,7 +203,7 @@ fn has_legacy_tables(family: Family) -> bool {
     legacy_tables(family).is_none_or(|names| !names.is_empty())
 }
 
-fn legacy_table_exists(family: Family, table: Table) -> bool {
+pub(super) fn legacy_table_exists(family: Family, table: Table) -> bool {
     legacy_tables(family).is_none_or(|names| names.lines().any(|name| name == table.name()))
 }
 

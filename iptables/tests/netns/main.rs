@@ -4,10 +4,13 @@
 #![allow(clippy::expect_used, reason = "a test's helpers fail the test")]
 
 mod conntrack;
+mod dataplane;
 mod guards;
 mod host;
 mod links;
 mod pins;
 mod route;
 mod rules;
+mod selftest;
+mod tcx;
 mod traffic;

@@ -93,6 +93,51 @@ fn whichever_part_is_taken_away_pods_are_captured_or_refused() {
     }
 }
 
+/// Guards and capture at other preferences and by another table, as an agent with other flags has them.
+fn capture_at(node: &Netns, preference: u32, table: u32) {
+    node.block_on(move || async move {
+        let guards = Guard::new(preference).reconcile(&|_| {}).await;
+        assert!(guards.errors.is_empty(), "{guards:?}");
+        Route::new(preference, table).reconcile(&|| {}).await.expect("route");
+    });
+}
+
+#[test]
+fn other_numbers_replace_the_old_ones_and_open_nothing_meanwhile() {
+    let test = "other_numbers_replace_the_old_ones_and_open_nothing_meanwhile";
+    if !can_run(test, &["nft"]) {
+        return;
+    }
+    let world = world();
+    // Somebody else's, which look like ours and are not.
+    world.node.sh(
+        "ip rule add pref 1039 from 10.99.0.0/16 to 169.254.169.254 prohibit protocol kernel; ip rule add pref 1040 to 169.254.169.254 lookup main; ip rule add pref 1041 to 169.254.169.253 lookup 43518 protocol kernel
+         ip route add local 169.254.169.254 dev lo table 900; ip rule add pref 42 nop protocol kernel",
+    );
+    let numbers = "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all";
+    let before = world.node.sh(numbers);
+    capture(&world.node);
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients = world.clients(&stop);
+    for (preference, table) in [(100, 43_518), (4, 777), (4, 778), (DEFAULT_PREFERENCE, DEFAULT_TABLE)] {
+        capture_at(&world.node, preference, table);
+        assert_eq!(answers(&world.pod), [Some(*AGENT), Some(*AGENT)], "{preference} {table}");
+        assert_eq!(answers(&world.node), [Some(*REAL), Some(*REAL)], "{preference} {table}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    for (counts, thread) in clients {
+        thread.join().expect("client");
+        assert_eq!(counts.real.load(Ordering::Relaxed), 0, "connections reached the real service");
+    }
+    capture_at(&world.node, 300, 555);
+    world.node.block_on(|| async {
+        assert!(Route::new(DEFAULT_PREFERENCE, DEFAULT_TABLE).cleanup().await.expect("removed"));
+        let (_, errors) = Guard::new(DEFAULT_PREFERENCE).cleanup().await;
+        assert!(errors.is_empty(), "{errors:?}");
+    });
+    assert_eq!(world.node.sh(numbers), before);
+}
+
 #[test]
 fn where_nobody_listens_nothing_is_open() {
     if !can_run("where_nobody_listens_nothing_is_open", &["nft"]) {

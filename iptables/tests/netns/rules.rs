@@ -186,6 +186,26 @@ fn cleanup_leaves_the_tables_as_they_were() {
 }
 
 #[test]
+fn leftovers_are_removed_and_no_program_runs_where_there_can_be_none() {
+    with_each_backend("leftovers_are_removed_and_no_program_runs_where_there_can_be_none", |programs| {
+        let netns = Netns::new();
+        let leftovers = |search: std::ffi::OsString| {
+            netns.block_on(move || async move { iptables::remove_leftovers(&search).await })
+        };
+        // Where a program is looked for, there is none: to look for one would be to run it.
+        assert!(leftovers("/nowhere".into()).expect("nothing is there").is_empty());
+        seed(&netns, programs);
+        let before = programs.dump(&netns);
+        assert!(look(&netns, programs, &desired("auto", TARGETS, 8181)).changed);
+        let unable = leftovers("/nowhere".into());
+        assert_eq!(unable.is_err(), programs.backend == "nft", "{unable:?}");
+        assert_eq!(leftovers(programs.search.clone()).expect("removed").len(), 4);
+        assert_eq!(programs.dump(&netns), before);
+        assert!(leftovers(programs.search.clone()).expect("nothing is left").is_empty());
+    });
+}
+
+#[test]
 fn cleanup_takes_the_peers_rule_only_when_told() {
     with_each_backend("cleanup_takes_the_peers_rule_only_when_told", |programs| {
         let netns = Netns::new();

@@ -1,5 +1,6 @@
 //! Flags of the group "Redirect".
 
+use rolegate_tests::agent::run_to_end;
 use rolegate_tests::topology::Backend;
 use rolegate_tests::world::{Options, World};
 
@@ -59,6 +60,53 @@ fn pods_on_a_bridge_are_believed_where_and_as_told() {
         let status = pod.imds().get("/latest/meta-data/iam/security-credentials/").unwrap().status;
         assert_eq!(status, if believed { 200 } else { 500 }, "{flags:?}: {}", agent.log());
     }
+}
+
+#[test]
+fn policy_rules_and_their_table_have_the_numbers_that_they_are_told() {
+    let Some(world) = world("policy_rules_and_their_table_have_the_numbers_that_they_are_told") else {
+        return;
+    };
+    world.namespace("default", &["*"]).unwrap();
+    let pod = world.pod("default", "client", |pod| pod.role("MyPodRole")).unwrap();
+    let node = world.topology.node();
+    let dump = || {
+        node.run("sh", &["-c", "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all"])
+            .unwrap()
+    };
+    let ours = |dump: &str| -> Vec<String> {
+        let is_ours = |line: &&str| line.contains("169.254.169.254") || line.contains("nop");
+        dump.lines()
+            .filter(is_ours)
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect()
+    };
+    // As at boot, with another number than the agent has then.
+    let guarded = run_to_end(Some(&**node), &["guard", "--rule-preference=700"]).unwrap();
+    assert!(guarded.status.success(), "{guarded:?}");
+    assert!(dump().contains("700:"), "{}", dump());
+    let told = ["--redirect=route", "--rule-preference=300", "--route-table=1234"];
+    let agent = ready(&world, &["--iptables"], &told);
+    assert!(served(&agent, &pod), "{}", agent.log());
+    let rules = [
+        "300: from all to 169.254.169.254 iif lo goto 304",
+        "301: from all to 169.254.169.254 lookup 1234",
+        "302: from all to 169.254.169.254 prohibit",
+        "304: from all nop",
+        "304: from all nop",
+        "local 169.254.169.254 dev lo table 1234 proto kernel scope host",
+    ];
+    assert_eq!(ours(&dump()), rules);
+    drop(agent);
+    // Other numbers replace those; and cleanup needs not be told any.
+    let agent = ready(&world, &["--iptables"], &["--redirect=route"]);
+    assert!(served(&agent, &pod), "{}", agent.log());
+    assert!(!dump().contains("1234") && dump().contains("43518"), "{}", dump());
+    drop(agent);
+    let moved = ready(&world, &["--iptables"], &["--redirect=route", "--rule-preference=31000"]);
+    drop(moved);
+    assert!(run_to_end(Some(&**node), &["cleanup"]).unwrap().status.success());
+    assert_eq!(ours(&dump()), Vec::<String>::new());
 }
 
 /// Counters and comments change by themselves.

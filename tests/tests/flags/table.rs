@@ -53,6 +53,8 @@ const SHOWN: &[(&str, &str)] = &[
     ("host-ip", "redirect_is_made_where_and_as_told"),
     ("shared-l2", "pods_on_a_bridge_are_believed_where_and_as_told"),
     ("cni-results", "pods_on_a_bridge_are_believed_where_and_as_told"),
+    ("rule-preference", "policy_rules_and_their_table_have_the_numbers_that_they_are_told"),
+    ("route-table", "policy_rules_and_their_table_have_the_numbers_that_they_are_told"),
     ("reconcile-period", "rules_are_compared_as_often_as_told"),
     ("resolve-duplicate-cache-ips", "redirect_is_made_where_and_as_told"),
     ("log-format", "log_is_written_as_told_and_a_flag_goes_before_its_variable"),

@@ -57,7 +57,7 @@ pub(super) fn build(found: &mut Findings, args: &RedirectArgs) -> Redirect {
 }
 
 /// The preference of the first policy rule: its last one, four on, has to stay before that of the main table.
-fn preference(found: &mut Findings, given: &Option<String>) -> u32 {
+pub(super) fn preference(found: &mut Findings, given: &Option<String>) -> u32 {
     let number = |text: &str| text.parse().ok().filter(|number| (1..MAIN_TABLE_RULE - 4).contains(number));
     let allowed = format!("a number from 1 to {}", MAIN_TABLE_RULE - 5);
     found.take(flag("--rule-preference", given), &allowed, number).unwrap_or(DEFAULT_PREFERENCE)
