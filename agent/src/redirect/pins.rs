@@ -21,7 +21,7 @@ use rolegate_iptables::pins::{Pins, PinsError, solicit};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::metrics::PINS_CHANGED;
 use super::notices::Notices;
@@ -225,6 +225,7 @@ impl Pinning {
         let plan = Plan::of(&seen);
         self.ask_about(&plan).await;
         self.said.say(self.mode, &plan);
+        debug!(pins = plan.pins.pins.len(), results = results.attachments.len(), unpinned = ?plan.unpinned, "looked at ports");
         let written = self.write(&plan).await;
         // Without pins those alone are believed who need none.
         let standings = if written.is_ok() { plan.standings } else { alone.standings };

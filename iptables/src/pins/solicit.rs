@@ -15,7 +15,8 @@ pub async fn solicit(link: u32, address: IpAddr) -> Result<(), LinkError> {
     ask(|handle| async move {
         let neighbours = handle.neighbours();
         // `NTF_USE`: an entry that is not there is made and resolved at once (`neigh_add`, net/core/neighbour.c).
-        let asked = neighbours.add(link, address).state(NeighbourState::None).flags(NeighbourFlags::Use);
+        let asked =
+            neighbours.add(link, address).state(NeighbourState::None).flags(NeighbourFlags::Use).replace();
         let known = neighbours.add(link, address).message_mut().clone();
         // Most often there is none.
         let _ = neighbours.del(known).execute().await;

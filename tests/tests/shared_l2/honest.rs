@@ -99,7 +99,7 @@ fn honest_pods_are_never_refused_while_others_come_go_and_forge() {
     let Some(world) = open("honest_pods_are_never_refused_while_others_come_go_and_forge") else { return };
     let seconds = std::env::var_os(SOAK_SECONDS).and_then(|seconds| seconds.to_str()?.parse().ok());
     let soak = seconds.map_or(SHORT_SOAK, Duration::from_secs);
-    let agent = world.agent(&["--log-level=info"]).unwrap();
+    let agent = world.agent(&[]).unwrap();
     let attacker = attacker(&world);
     let by_result = victim(&world);
     let by_claim = world.bridged_pod_without_result("default", "claim", |pod| pod.role("MyPodRole")).unwrap();
