@@ -15,6 +15,7 @@ use std::net::TcpListener;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
@@ -25,7 +26,7 @@ use crate::cluster::own_node::OwnNode;
 use crate::cluster::watch::{Watch, WatchGates};
 use crate::config::Config;
 use crate::credentials::Broker;
-use crate::identity::{Identity, Neighbours};
+use crate::identity::{Identity, Neighbours, Witnesses};
 use crate::imds::document;
 use crate::imds::handler::{Door, With};
 use crate::imds::passthrough::Passthrough;
@@ -36,7 +37,7 @@ use crate::metrics::Registry;
 use crate::policy::Policy;
 use crate::prefetch::{self, Complaints};
 use crate::ready::Gates;
-use crate::redirect::{Choice, Pinning, Redirect};
+use crate::redirect::{Choice, Mode, Pinning, Redirect};
 use crate::server::{Listeners, Server};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Telemetry;
@@ -72,6 +73,7 @@ struct Wires {
     policy: watch::Receiver<Option<Arc<Policy>>>,
     broker: Broker,
     upstream: Arc<Upstream>,
+    witnesses: Option<Arc<Witnesses>>,
 }
 
 /// What `rolegate run` has before its runtime and threads exist: rights are given up by the one thread there is.
@@ -123,8 +125,9 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
         instance_id: Arc::default(),
     };
 
+    let mode = sockets.choice.mode;
     let (redirect, pins) = start_redirect(&base, sockets.choice).await?;
-    let wires = start_wires(&base, pins.neighbours(), &mut supervisor);
+    let wires = start_wires(&base, mode, pins.neighbours(), &mut supervisor)?;
     start_redirect_tasks(redirect, pins, &wires, &mut supervisor);
     start_prefetch(&base, &wires, &mut supervisor);
     let admin = start_admin(&base, &wires, sockets.admin, &mut supervisor)?;
@@ -162,7 +165,12 @@ async fn start_redirect(base: &Base, choice: Choice) -> anyhow::Result<(Redirect
     Ok((redirect, pins))
 }
 
-fn start_wires(base: &Base, neighbours: Neighbours, supervisor: &mut Supervisor) -> Wires {
+fn start_wires(
+    base: &Base,
+    mode: Mode,
+    neighbours: Neighbours,
+    supervisor: &mut Supervisor,
+) -> anyhow::Result<Wires> {
     let (watch, snapshots) = Watch::new(
         base.config.kubernetes.clone(),
         base.config.policy.keys.clone(),
@@ -173,6 +181,7 @@ fn start_wires(base: &Base, neighbours: Neighbours, supervisor: &mut Supervisor)
         &base.registry,
     );
     let node = watch.node();
+    let witnesses = start_witnesses(base, mode, &watch, snapshots.clone(), supervisor)?;
     start_own_node(base, node.clone(), supervisor);
     let shutdown = supervisor.shutdown();
     supervisor.spawn("kubernetes-watch", async move {
@@ -208,7 +217,34 @@ fn start_wires(base: &Base, neighbours: Neighbours, supervisor: &mut Supervisor)
         policy: publish,
     };
     supervisor.spawn("node-identity", learner.run(supervisor.shutdown()));
-    Wires { snapshots, addresses: start_addresses(supervisor), neighbours, policy, broker, upstream }
+    let addresses = start_addresses(supervisor);
+    Ok(Wires { snapshots, addresses, neighbours, policy, broker, upstream, witnesses })
+}
+
+/// Where others bring pods' requests, nothing is known of how they come in.
+fn start_witnesses(
+    base: &Base,
+    mode: Mode,
+    watch: &Watch,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    supervisor: &mut Supervisor,
+) -> anyhow::Result<Option<Arc<Witnesses>>> {
+    if mode == Mode::Operators {
+        return Ok(None);
+    }
+    let cni_results = base.config.redirect.cni_results.clone();
+    let witnesses = Witnesses::new(cni_results, watch.pods_fresh(), base.clock.clone())
+        .context("changes of links and neighbours cannot be listened to")?;
+    let (witnesses, shutdown) = (Arc::new(witnesses), supervisor.shutdown());
+    let looking = Arc::clone(&witnesses);
+    supervisor.spawn("witnesses", async move {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = looking.look_ahead(snapshots) => {}
+        }
+        Ok(())
+    });
+    Ok(Some(witnesses))
 }
 
 /// Nothing is asked of the Node unless told to.
@@ -299,11 +335,16 @@ fn start_server(
     }
     let metadata = MetadataPolicy::new(&config.imds.metadata_allow, config.imds.metadata_everything)
         .map_err(|mistakes| anyhow::anyhow!(mistakes.join("; ")))?;
+    let mut identity =
+        Identity::new(wires.snapshots, wires.addresses, &base.registry).among(wires.neighbours);
+    if let Some(witnesses) = wires.witnesses {
+        identity = identity.with_witnesses(witnesses);
+    }
     let door = Door::new(
         With {
             tokens,
             metadata,
-            identity: Identity::new(wires.snapshots, wires.addresses, &base.registry).among(wires.neighbours),
+            identity,
             policy: wires.policy,
             broker: wires.broker,
             passthrough: Passthrough::new(wires.upstream, &base.registry),

@@ -2,11 +2,19 @@
 //!
 //! An address that nobody is known to have yet is waited for: a container's first request is often
 //! faster than the kubelet's status update. There is no polling and no default for the unknown.
+//!
+//! What the node sees behind the address must be what it saw there before under the pod's UID ([`Witnesses`]).
+
+mod cni_results;
+mod shared;
+mod witness;
+mod witnesses;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use prometheus::IntCounter;
+use rolegate_iptables::arrival::Arrival;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -14,16 +22,17 @@ use crate::cluster::{Owner, PodRecord, Snapshot};
 use crate::metrics::Registry;
 use crate::policy::NamespaceFacts;
 use crate::types::{PodIp, PodUid};
-
-mod shared;
-
 pub use shared::{Neighbours, Standing, Standings};
+use witness::Doubt;
+pub use witnesses::Witnesses;
 
 /// A pod that asks, and its namespace, as they were at one instant.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// The address it asked from.
     pub ip: PodIp,
+    /// Where its connection came in, if that is known.
+    pub arrival: Option<Arrival>,
     /// The one pod that the address belongs to.
     pub pod: Arc<PodRecord>,
     /// That pod's namespace.
@@ -61,6 +70,18 @@ pub enum Unidentified {
     /// It is on a bridge, and no port was pinned to it in time.
     #[error("no port of the bridge is pinned to the address (--shared-l2)")]
     Unpinned,
+    /// Where the connection came in is not known, or what is behind the address is not.
+    #[error("it cannot be told what is behind the address")]
+    Unseen,
+    /// The connection came in by another interface than the node routes the address by.
+    #[error("the connection did not come in where the address is")]
+    WrongInterface,
+    /// Another interface or card is behind the address than was under this pod's UID.
+    #[error("something else is behind the address than was under this pod's UID")]
+    WitnessChanged,
+    /// The API server is not heard, and what is behind the address was not seen while it was.
+    #[error("the API server is not heard, and the address was not seen before")]
+    Stale,
 }
 
 /// Resolves addresses.
@@ -69,6 +90,7 @@ pub struct Identity {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     node_addresses: watch::Receiver<Arc<HashSet<PodIp>>>,
     neighbours: Neighbours,
+    witnesses: Option<Arc<Witnesses>>,
     metrics: Arc<Metrics>,
 }
 
@@ -77,6 +99,7 @@ struct Metrics {
     held_answered: IntCounter,
     held_expired: IntCounter,
     held_refused: IntCounter,
+    unwitnessed: IntCounter,
     refused: [IntCounter; Unidentified::ALL.len()],
 }
 
@@ -93,7 +116,7 @@ enum Look {
 
 impl Unidentified {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::NotSynced,
         Self::UnknownAddress,
         Self::NamespaceUnknown,
@@ -102,7 +125,25 @@ impl Unidentified {
         Self::Ambiguous,
         Self::SharedL2,
         Self::Unpinned,
+        Self::Unseen,
+        Self::WrongInterface,
+        Self::WitnessChanged,
+        Self::Stale,
     ];
+
+    /// The address is a pod's, and whoever asks from it is not believed to be that pod.
+    #[must_use]
+    pub const fn is_doubt(self) -> bool {
+        matches!(
+            self,
+            Self::SharedL2
+                | Self::Unpinned
+                | Self::Unseen
+                | Self::WrongInterface
+                | Self::WitnessChanged
+                | Self::Stale
+        )
+    }
 
     /// The reason as metrics and logs call it.
     #[must_use]
@@ -116,6 +157,21 @@ impl Unidentified {
             Self::Ambiguous => "ambiguous",
             Self::SharedL2 => "shared_l2",
             Self::Unpinned => "unpinned",
+            Self::Unseen => "unseen",
+            Self::WrongInterface => "wrong_interface",
+            Self::WitnessChanged => "witness_changed",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+impl From<Doubt> for Unidentified {
+    fn from(doubt: Doubt) -> Self {
+        match doubt {
+            Doubt::Unseen => Self::Unseen,
+            Doubt::WrongInterface => Self::WrongInterface,
+            Doubt::Changed => Self::WitnessChanged,
+            Doubt::Stale => Self::Stale,
         }
     }
 }
@@ -123,7 +179,8 @@ impl Unidentified {
 // === impl Identity ===
 
 impl Identity {
-    /// Resolves against what `snapshots` shows; `node_addresses` are never a pod's.
+    /// Resolves against what `snapshots` shows; `node_addresses` are never a pod's. Addresses are believed: see
+    /// [`Identity::with_witnesses`].
     #[must_use]
     pub fn new(
         snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -131,7 +188,7 @@ impl Identity {
         registry: &Registry,
     ) -> Self {
         let (neighbours, metrics) = (Neighbours::trusted(), Arc::new(Metrics::register(registry)));
-        Self { snapshots, node_addresses, neighbours, metrics }
+        Self { snapshots, node_addresses, neighbours, witnesses: None, metrics }
     }
 
     /// The same, with addresses of shared interfaces believed only as `neighbours` says.
@@ -140,15 +197,27 @@ impl Identity {
         Self { neighbours, ..self }
     }
 
-    /// The pod that `ip` belongs to. One that is not known yet is waited for until `deadline`.
+    /// Believes an address only where what is behind it is what was.
+    #[must_use]
+    pub fn with_witnesses(self, witnesses: Arc<Witnesses>) -> Self {
+        Self { witnesses: Some(witnesses), ..self }
+    }
+
+    /// The pod that `ip` belongs to, for a connection that came in as `arrival` says. One that is not known
+    /// yet is waited for until `deadline`, and so is one that is not what it was: a later snapshot may say why.
     ///
     /// # Errors
     /// [`Unidentified`]: at once where waiting cannot help, else at the deadline.
-    pub async fn identify(&self, ip: PodIp, deadline: Instant) -> Result<Caller, Unidentified> {
-        let outcome = match self.look(ip, &self.snapshot()) {
+    pub async fn identify(
+        &self,
+        ip: PodIp,
+        arrival: Option<Arrival>,
+        deadline: Instant,
+    ) -> Result<Caller, Unidentified> {
+        let outcome = match self.find(ip, arrival, &self.snapshot(), deadline).await {
             Look::Found(caller) => return Ok(caller),
             Look::Refused(reason) => Err(reason),
-            Look::NotYet(_) => self.hold(ip, deadline).await,
+            Look::NotYet(_) => self.hold(ip, arrival, deadline).await,
         };
         outcome.inspect_err(|reason| self.metrics.refused(*reason).inc())
     }
@@ -169,18 +238,41 @@ impl Identity {
         self.look_up(ip).filter(|caller| caller.pod.facts.uid == *uid)
     }
 
+    /// Whether behind a caller's address is still what was: asked after every wait, as well, and answered by `deadline`.
+    ///
+    /// # Errors
+    /// [`Unidentified`]: it is not.
+    pub async fn attest(&self, caller: &Caller, deadline: Instant) -> Result<(), Unidentified> {
+        let attested = match self.neighbours.doubt(caller.ip) {
+            Some(doubt) => Err(doubt),
+            None => self.attested(caller, deadline).await.map_err(Unidentified::from),
+        };
+        attested.inspect_err(|reason| self.metrics.refused(*reason).inc())
+    }
+
+    async fn attested(&self, caller: &Caller, deadline: Instant) -> Result<(), Doubt> {
+        let Some(witnesses) = &self.witnesses else { return Ok(()) };
+        let attested = witnesses.attest(caller, || self.snapshot());
+        tokio::time::timeout_at(deadline, attested).await.unwrap_or(Err(Doubt::Unseen))
+    }
+
     fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshots.borrow())
     }
 
     /// Waits for a snapshot that knows the address.
-    async fn hold(&self, ip: PodIp, deadline: Instant) -> Result<Caller, Unidentified> {
+    async fn hold(
+        &self,
+        ip: PodIp,
+        arrival: Option<Arrival>,
+        deadline: Instant,
+    ) -> Result<Caller, Unidentified> {
         // Subscribed before the look: what is published in between is seen as a change.
         let (mut snapshots, mut neighbours) = (self.snapshots.clone(), self.neighbours.clone());
         loop {
             neighbours.mark_seen();
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            let reason = match self.look(ip, &snapshot) {
+            let reason = match self.find(ip, arrival, &snapshot, deadline).await {
                 Look::Found(caller) => {
                     self.metrics.held_answered.inc();
                     return Ok(caller);
@@ -204,28 +296,34 @@ impl Identity {
         }
     }
 
-    /// Whose `ip` is by the snapshot alone, be it believed or not: for the trail of refusals.
-    #[must_use]
-    pub fn said_to_be(&self, ip: PodIp) -> Option<Caller> {
-        match self.owner(ip, &self.snapshot()) {
-            Look::Found(caller) => Some(caller),
-            Look::Refused(_) | Look::NotYet(_) => None,
+    /// A look that believes no address whose witness says otherwise.
+    async fn find(
+        &self,
+        ip: PodIp,
+        arrival: Option<Arrival>,
+        snapshot: &Arc<Snapshot>,
+        deadline: Instant,
+    ) -> Look {
+        let caller = match self.look(ip, snapshot) {
+            Look::Found(caller) => Caller { arrival, ..caller },
+            other => return other,
+        };
+        match self.neighbours.doubt(ip) {
+            Some(shared @ Unidentified::SharedL2) => return Look::Refused(shared),
+            Some(doubt) => return Look::NotYet(doubt),
+            None => {}
+        }
+        if self.witnesses.is_none() {
+            self.metrics.unwitnessed.inc();
+        }
+        match self.attested(&caller, deadline).await {
+            Ok(()) => Look::Found(caller),
+            Err(doubt @ (Doubt::Unseen | Doubt::WrongInterface)) => Look::Refused(doubt.into()),
+            Err(doubt @ (Doubt::Changed | Doubt::Stale)) => Look::NotYet(doubt.into()),
         }
     }
 
     fn look(&self, ip: PodIp, snapshot: &Arc<Snapshot>) -> Look {
-        let owner = self.owner(ip, snapshot);
-        if !matches!(owner, Look::Found(_)) {
-            return owner;
-        }
-        match self.neighbours.doubt(ip) {
-            Some(shared @ Unidentified::SharedL2) => Look::Refused(shared),
-            Some(doubt) => Look::NotYet(doubt),
-            None => owner,
-        }
-    }
-
-    fn owner(&self, ip: PodIp, snapshot: &Arc<Snapshot>) -> Look {
         if self.node_addresses.borrow().contains(&ip) {
             return Look::Refused(Unidentified::NodeAddress);
         }
@@ -241,6 +339,7 @@ impl Identity {
         };
         Look::Found(Caller {
             ip,
+            arrival: None,
             pod: Arc::clone(pod),
             namespace: Arc::clone(namespace),
             snapshot: Arc::clone(snapshot),
@@ -266,6 +365,10 @@ impl Metrics {
             held_answered: held.with_label_values(&["answered"]),
             held_expired: held.with_label_values(&["expired"]),
             held_refused: held.with_label_values(&["refused"]),
+            unwitnessed: registry.counter(
+                "identity_unwitnessed_total",
+                "Requests whose address was believed although others than the agent bring them (--redirect=none).",
+            ),
             refused: Unidentified::ALL.map(|reason| refused.with_label_values(&[reason.code()])),
         }
     }

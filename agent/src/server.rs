@@ -29,6 +29,7 @@ use nix::sys::socket::{
 };
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use rolegate_iptables::Family;
+use rolegate_iptables::arrival::Arrival;
 use rolegate_iptables::route::listen_at_imds;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -74,6 +75,8 @@ pub struct Peer {
     pub ip: PodIp,
     /// Where it was headed before any redirect.
     pub destination: Destination,
+    /// Where it came in, if it was captured and the kernel tells.
+    pub arrival: Option<Arrival>,
 }
 
 /// What answers requests. One for captured connections, one for all others.
@@ -236,7 +239,12 @@ impl<D: Answer, U: Answer> Server<D, U> {
     }
 
     fn start(&self, stream: TcpStream, socket: SocketAddr, shutdown: CancellationToken) {
-        let peer = Peer { socket, ip: PodIp::new(socket.ip()), destination: Destination::of(&stream) };
+        let destination = Destination::of(&stream);
+        let arrival = match destination {
+            Destination::Imds => Arrival::of(&stream).ok(),
+            Destination::Elsewhere => None,
+        };
+        let peer = Peer { socket, ip: PodIp::new(socket.ip()), destination, arrival };
         self.metrics.accepted.with_label_values(&[peer.destination.label()]).inc();
         let Some(place) = self.admission.enter(peer.ip) else {
             self.metrics.turned_away.with_label_values(&["waiting"]).inc();

@@ -43,6 +43,15 @@ impl Family {
         }
     }
 
+    /// Whether it is switched on for this host: by `net.ipv6.conf.all.disable_ipv6` IPv6 is off for `lo`, too, which then
+    /// takes no route. What cannot be read counts as on.
+    #[must_use]
+    pub fn is_on(self) -> bool {
+        let off =
+            || std::fs::read("/proc/sys/net/ipv6/conf/lo/disable_ipv6").is_ok_and(|is| is.starts_with(b"1"));
+        self.in_kernel() && (self == Self::V4 || !off())
+    }
+
     /// The family of `addr` as it is, an IPv4-mapped address being IPv6.
     #[must_use]
     pub fn of(addr: IpAddr) -> Self {

@@ -2,8 +2,8 @@
 //!
 //! They are independent, so that no one command removes both, and neither needs a living agent. Guard 1 is policy
 //! routing (`rules`): what the host forwards to the metadata addresses is prohibited. Guard 2 is a table of nftables
-//! (`table`): it drops what is forwarded to them, whatever routed it, what wears an address that is not routed by the
-//! interface it came in, and everything but TCP port 80. Neither touches a packet that a capture has redirected.
+//! (`table`): it drops what is forwarded to them or from them, whatever routed it, what wears an address that is not
+//! routed by the interface it came in, and everything but TCP port 80. Neither touches a packet that a capture has redirected.
 
 mod rules;
 mod table;
@@ -87,7 +87,7 @@ impl fmt::Display for GuardDrift {
 impl Guard {
     /// Guards whose policy rules have preferences from `preference` on (see [`DEFAULT_PREFERENCE`]).
     #[must_use]
-    pub fn new(preference: u32) -> Self {
+    pub const fn new(preference: u32) -> Self {
         Self { preference }
     }
 

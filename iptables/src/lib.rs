@@ -5,11 +5,14 @@
 //! share: which interfaces
 //! are meant ([`interfaces`]), what the host's links and routes are and when they change ([`links`]), whether pods'
 //! packets come here ([`selftest`]), who may forward them without asking ([`dataplane`]), and forgetting connections
-//! that are older than the rules ([`conntrack`]).
+//! that are older than the rules ([`conntrack`]). Beside them: the interface that a connection came in by ([`arrival`]),
+//! and what is behind an address ([`behind`]).
 //!
 //! Knows neither Kubernetes nor AWS. Starts no task: every future belongs to its caller.
 
 mod addresses;
+pub mod arrival;
+pub mod behind;
 pub mod conntrack;
 pub mod dataplane;
 pub mod family;

@@ -12,10 +12,10 @@ use futures::{StreamExt, TryStreamExt};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkAttribute;
-use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 
-use crate::family::Family;
+use crate::family::{Family, IMDS_V4, IMDS_V6};
 use crate::interfaces::InterfaceSpec;
 
 /// A pod's start is a dozen notifications within a few milliseconds: they are one change.
@@ -62,7 +62,8 @@ pub struct LinkReport {
 /// What a notification was about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Change {
-    /// Policy rules came or went, or the kernel had to drop notifications. If not, links or routes did.
+    /// Policy rules or routes to the metadata service came or went, or the kernel had to drop notifications. If not, links
+    /// or other routes did.
     pub rules: bool,
 }
 
@@ -196,9 +197,13 @@ impl LinkWatch {
         };
         let (message, _) = message.ok_or(LinkError::Closed)?;
         let rules = match message.payload {
-            NetlinkPayload::InnerMessage(message) => {
-                matches!(message, RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_))
-            }
+            NetlinkPayload::InnerMessage(message) => match message {
+                RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => true,
+                RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+                    leads_to_imds(&route)
+                }
+                _ => false,
+            },
             _ => true,
         };
         Ok(Change { rules })
@@ -237,6 +242,14 @@ fn default_route_links(route: &RouteMessage) -> impl Iterator<Item = u32> + '_ {
         _ => None,
     });
     output_link(route).into_iter().chain(hops.flatten()).filter(move |_| default)
+}
+
+/// Its destination is the metadata service, and nothing else.
+pub(crate) fn leads_to_imds(route: &RouteMessage) -> bool {
+    let bits = route.header.destination_prefix_length;
+    [(RouteAddress::Inet(IMDS_V4), 32), (RouteAddress::Inet6(IMDS_V6), 128)]
+        .into_iter()
+        .any(|(imds, all)| bits == all && route.attributes.contains(&RouteAttribute::Destination(imds)))
 }
 
 /// It is one of the main table.

@@ -19,7 +19,7 @@ use netlink_packet_netfilter::nftables::{
 
 use crate::nfnetlink::{Nfnetlink, NfnetlinkError, Request};
 pub(crate) use expression::{
-    Expression, LINK_HEADER, NETWORK_HEADER, TRANSPORT_HEADER, accept, compare, compare_register, drop,
+    Expression, LINK_HEADER, NETWORK_HEADER, TRANSPORT_HEADER, accept, compare, compare_register, drop, from,
     go_to, load_meta, load_payload, masked, meta, payload, remember, spoofed, tcp_port, to,
 };
 

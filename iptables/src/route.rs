@@ -14,9 +14,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 
 use futures::TryStreamExt;
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, listen, setsockopt, socket,
     sockopt,
@@ -25,7 +23,7 @@ use nix::{setsockopt_impl, sockopt_impl};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use crate::family::{Family, IMDS_PORT};
-use crate::links::{LinkError, ask};
+use crate::links::{LinkError, ask, leads_to_imds};
 use crate::rules::{self, Action, Rule, families};
 
 /// The table's number where nothing else is asked for: the address's last two bytes, and no CNI's.
@@ -58,7 +56,7 @@ pub struct Route {
 impl Route {
     /// The capture beside a guard of this preference.
     #[must_use]
-    pub fn new(preference: u32, table: u32) -> Self {
+    pub const fn new(preference: u32, table: u32) -> Self {
         Self { preference, table }
     }
 
@@ -67,14 +65,14 @@ impl Route {
         Rule { preference: self.preference + 1, to: Some(family.imds()), from_host: false, action }
     }
 
-    /// Makes route and rule what they should be where they are not, and looks again. `true`: something was written.
-    /// `before_write` is told beforehand; it is not called while all is right.
+    /// Makes route and rule what they should be where they are not, and looks again. `true`: something was written. A family
+    /// that is switched off is left to the guard. `before_write` is told beforehand; it is not called while all is right.
     ///
     /// # Errors
     /// When the kernel cannot be asked or refuses, or what was written does not stay.
     pub async fn reconcile(&self, before_write: &(dyn Fn() + Sync)) -> Result<bool, LinkError> {
         let mut changed = false;
-        for family in families() {
+        for family in families().filter(|family| family.is_on()) {
             if self.is_right(family).await? {
                 continue;
             }
@@ -83,8 +81,13 @@ impl Route {
             // The route first: a rule that leads to an empty table leads on, to the prohibition.
             self.add_route(family).await?;
             rules::make(&[self.rule(family)], family).await?;
-            for stray in self.routes(family).await?.into_iter().filter(|route| !self.is_in_table(route)) {
-                delete(stray).await?;
+            let mut found = false;
+            for route in self.routes(family).await? {
+                if self.is_right_one(&route) && !found {
+                    found = true;
+                } else {
+                    delete(route).await?;
+                }
             }
             if !self.is_right(family).await? {
                 return Err(LinkError::NotHeld);
@@ -101,7 +104,7 @@ impl Route {
         let mut any = false;
         for family in families() {
             any |= rules::remove(&[self.rule(family)], family).await?;
-            for route in self.routes(family).await? {
+            for route in self.routes(family).await?.into_iter().filter(is_ours) {
                 delete(route).await?;
                 any = true;
             }
@@ -111,7 +114,7 @@ impl Route {
 
     async fn is_right(self, family: Family) -> Result<bool, LinkError> {
         let routes = self.routes(family).await?;
-        let right = routes.len() == 1 && routes.iter().all(|route| self.is_in_table(route));
+        let right = matches!(routes.as_slice(), [route] if self.is_right_one(route));
         Ok(right && rules::are_there(&[self.rule(family)], family).await?)
     }
 
@@ -127,7 +130,8 @@ impl Route {
         ask(|handle: Handle| async move { handle.route().add(route).replace().execute().await }).await
     }
 
-    /// Our route, as the kernel has it, and those in other tables that an earlier start made.
+    /// Our route, as the kernel has it, those in other tables that an earlier start made, and what others put in front of it
+    /// or behind.
     async fn routes(self, family: Family) -> Result<Vec<RouteMessage>, LinkError> {
         let wanted = match family {
             Family::V4 => RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
@@ -136,33 +140,32 @@ impl Route {
         let all: Vec<RouteMessage> =
             ask(|handle: Handle| async move { handle.route().get(wanted).execute().try_collect().await })
                 .await?;
-        Ok(all.into_iter().filter(|route| is_ours(route, family)).collect())
+        let concerns =
+            |route: &RouteMessage| is_ours(route) || table(route) == self.table && leads_to_imds(route);
+        Ok(all.into_iter().filter(concerns).collect())
     }
 
-    fn is_in_table(self, route: &RouteMessage) -> bool {
-        table(route) == self.table
+    fn is_right_one(self, route: &RouteMessage) -> bool {
+        table(route) == self.table && is_ours(route)
     }
 }
 
+/// One that is not there any more is gone already.
 async fn delete(route: RouteMessage) -> Result<(), LinkError> {
-    ask(|handle: Handle| async move { handle.route().del(route).execute().await }).await
+    let deleted = ask(|handle: Handle| async move { handle.route().del(route).execute().await });
+    rules::tolerate(deleted.await, libc::ESRCH)
 }
 
 /// What the kernel makes by itself for an address of the host is in its own table, and what others make is not by
 /// `protocol kernel`.
-fn is_ours(route: &RouteMessage, family: Family) -> bool {
+fn is_ours(route: &RouteMessage) -> bool {
     let header = &route.header;
-    let has = |wanted: &RouteAttribute| route.attributes.contains(wanted);
-    let destination = match family.imds() {
-        IpAddr::V4(v4) => RouteAddress::Inet(v4),
-        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
-    };
     header.kind == RouteType::Local
         && header.protocol == RouteProtocol::Kernel
+        && header.tos == 0
         && table(route) != RT_TABLE_LOCAL
-        && header.destination_prefix_length == if family == Family::V4 { 32 } else { 128 }
-        && has(&RouteAttribute::Destination(destination))
-        && has(&RouteAttribute::Oif(LO))
+        && leads_to_imds(route)
+        && route.attributes.contains(&RouteAttribute::Oif(LO))
 }
 
 fn table(route: &RouteMessage) -> u32 {

@@ -213,7 +213,8 @@ async fn delete(rule: RuleMessage) -> Result<(), LinkError> {
     tolerate(deleted.await, libc::ENOENT)
 }
 
-fn tolerate(done: Result<(), LinkError>, code: i32) -> Result<(), LinkError> {
+/// A request that comes too late has this error, and what it asked for.
+pub(crate) fn tolerate(done: Result<(), LinkError>, code: i32) -> Result<(), LinkError> {
     match done {
         Err(LinkError::Request(rtnetlink::Error::NetlinkError(error)))
             if io::Error::from(error.clone()).raw_os_error() == Some(code) =>

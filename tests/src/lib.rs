@@ -18,6 +18,7 @@ pub mod netns;
 pub mod planted;
 pub mod real_api;
 pub mod service;
+pub mod siege;
 pub mod sts;
 pub mod topology;
 pub mod traffic;

@@ -21,8 +21,8 @@ use crate::world::NODE_ROLE;
 const PAUSE: Duration = Duration::from_millis(5);
 /// A connection that nothing answers is given up after this.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// At most so many requests, whatever happens: about two minutes.
-const MOST: usize = 20_000;
+/// At most so many requests, whatever happens: about five minutes.
+const MOST: usize = 50_000;
 
 /// What one request got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,8 +87,21 @@ impl Traffic {
     /// # Errors
     /// When half a minute passes without.
     pub fn wait_for(&self, n: usize, wanted: impl Fn(Got) -> bool) -> Result<()> {
+        self.wait_beyond(self.count(), n, wanted)
+    }
+
+    /// How many requests there were so far.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.shared.seen.lock().len()
+    }
+
+    /// As [`Traffic::wait_for`], of the requests after the first `before`.
+    ///
+    /// # Errors
+    /// When half a minute passes without.
+    pub fn wait_beyond(&self, before: usize, n: usize, wanted: impl Fn(Got) -> bool) -> Result<()> {
         let mut seen = self.shared.seen.lock();
-        let before = seen.len();
         let enough =
             |seen: &Vec<(Instant, Got)>| seen[before..].iter().filter(|(_, got)| wanted(*got)).count() >= n;
         let waited =

@@ -6,9 +6,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rolegate_tests::agent::{Agent, run_to_end};
+use rolegate_tests::agent::Agent;
 use rolegate_tests::http::{Client, Connection};
-use rolegate_tests::imds::{ImdsConfig, NODE_MARKER};
+use rolegate_tests::imds::{ImdsConfig, Request};
+use rolegate_tests::siege::Capture;
 use rolegate_tests::topology::{Backend, NODE_V4, imds_v4, imds_v6};
 use rolegate_tests::traffic::{Got, Traffic};
 use rolegate_tests::world::{NODE_ROLE, Options, RunningPod, World};
@@ -110,43 +111,91 @@ fn legacy_rules_are_mended_without_a_leak() {
     rules_are_mended_without_a_leak("legacy_rules_are_mended_without_a_leak", Backend::Legacy);
 }
 
-/// K24: connections that are older than the rules are forgotten with their conntrack entries.
+/// Makes connection tracking a part of the node's firewall, as kube-proxy does, and takes or leaves its translation of
+/// sources: a node whose pods have addresses of the VPC forwards an answer under way as it is.
+fn prepare_tracking(world: &World, backend: Backend, translates: bool) {
+    for family in ["iptables", "ip6tables"] {
+        iptables(world, backend, family, "-A FORWARD -m conntrack --ctstate INVALID -j DROP");
+        if !translates {
+            iptables(world, backend, family, "-t nat -F POSTROUTING");
+        }
+    }
+}
+
+/// Nothing of what a pod asked the real service before the agent's start arrives after it.
+fn older_connections_bring_nothing(test: &str, capture: Capture, translates: bool) {
+    let Some(world) = capture.world(test) else { return };
+    prepare_tracking(&world, capture.backend(), translates);
+    let pods = [
+        world.pod("default", "routed", |pod| pod).unwrap(),
+        world.bridged_pod("default", "bridged", |pod| pod).unwrap(),
+    ];
+    let ways: Vec<_> = pods.iter().flat_map(|pod| [(pod, imds_v4()), (pod, imds_v6())]).collect();
+    let ask =
+        |pod: &RunningPod, to| Client::new(pod.net.ns(), to).bytes("GET", &format!("{LIST}{NODE_ROLE}"), &[]);
+    let open =
+        |pod: &RunningPod, to| Connection::new(pod.net.ns().connect(to, Duration::from_secs(3)).unwrap());
+    let mut unused: Vec<_> = ways.iter().map(|(pod, to)| open(pod, *to)).collect();
+    // Asked before, answered after.
+    let services = [world.imds(), world.imds_v6()];
+    services.iter().for_each(|imds| imds.faults().hold(true));
+    let mut asked: Vec<_> = ways
+        .iter()
+        .map(|(pod, to)| {
+            let mut connection = open(pod, *to);
+            connection.send(&ask(pod, *to)).unwrap();
+            connection
+        })
+        .collect();
+    for imds in services {
+        let both = |seen: &[Request]| seen.iter().filter(|request| request.is_sensitive()).count() == 2;
+        imds.wait(Duration::from_secs(10), both).unwrap();
+        imds.faults().hold(false);
+    }
+    let tracked = world.topology.node().run("conntrack", &["-L", "-d", "169.254.169.254"]).unwrap();
+    assert!(tracked.contains("ESTABLISHED"), "connections are tracked: {tracked}");
+
+    let agent = capture.start_agent(&world, &[]).unwrap();
+    agent.wait_for_line("redirect in force", |line| line.text.contains("redirect in force")).unwrap();
+    let start = Instant::now();
+    agent.ready().unwrap();
+    services.iter().for_each(|imds| imds.faults().release());
+    std::thread::scope(|scope| {
+        for ((connection, asked), (pod, to)) in unused.iter_mut().zip(&mut asked).zip(&ways) {
+            let way = format!("{capture:?}, translates {translates}, {} to {to}", pod.net.host_link());
+            scope.spawn(move || {
+                let answer = asked.read(false);
+                assert!(answer.is_err(), "{way}: the answer under way arrived: {answer:?}");
+                assert!(connection.exchange(&ask(pod, *to)).is_err(), "{way}");
+            });
+        }
+    });
+    assert!(world.leaks(start).is_empty(), "{capture:?}: {:?}", world.leaks(start));
+    // What is opened anew is captured.
+    assert_eq!(pods[0].imds().get(LIST).unwrap().status, 404, "a pod without a role");
+}
+
+/// K24, P6: connections that are older than the rules are forgotten with their conntrack entries.
 #[test]
 fn connection_older_than_the_agent_brings_nothing_any_more() {
-    let test = "connection_older_than_the_agent_brings_nothing_any_more";
-    // A node that translates no sources (pods with addresses of the VPC) forwards the answer under way as it is.
-    for (backend, translates) in [(Backend::Nft, true), (Backend::Nft, false), (Backend::Legacy, false)] {
-        let Some(world) = open_world(test, backend) else { return };
-        if !translates {
-            iptables(&world, backend, "iptables", "-t nat -F POSTROUTING");
-            iptables(&world, backend, "ip6tables", "-t nat -F POSTROUTING");
-        }
-        let pod = world.pod("default", "old", |pod| pod).unwrap();
-        let ask = |to| Client::new(pod.net.ns(), to).bytes("GET", &format!("{LIST}{NODE_ROLE}"), &[]);
-        let open = |to| Connection::new(pod.net.ns().connect(to, Duration::from_secs(6)).unwrap());
-        let mut unused = [imds_v4(), imds_v6()].map(open);
-        // Asked before, answered after.
-        world.imds().faults().hold(true);
-        let mut asked = open(imds_v4());
-        asked.send(&ask(imds_v4())).unwrap();
-        world
-            .imds()
-            .wait(Duration::from_secs(10), |seen| seen.iter().any(|request| request.is_sensitive()))
-            .unwrap();
-        world.imds().faults().hold(false);
+    for capture in Capture::ALL {
+        older_connections_bring_nothing(
+            "connection_older_than_the_agent_brings_nothing_any_more",
+            capture,
+            true,
+        );
+    }
+}
 
-        let agent = world.start_agent(&[]).unwrap();
-        agent.wait_for_line("redirect in force", |line| line.text.contains("redirect in force")).unwrap();
-        let start = Instant::now();
-        agent.ready().unwrap();
-        for (connection, to) in unused.iter_mut().zip([imds_v4(), imds_v6()]) {
-            assert!(connection.exchange(&ask(to)).is_err(), "{backend:?} {to}");
-        }
-        world.imds().faults().release();
-        assert!(asked.read(false).is_err(), "{backend:?}: the answer under way arrived");
-        assert!(world.leaks(start).is_empty(), "{backend:?}: {:?}", world.leaks(start));
-        // What is opened anew is captured.
-        assert_eq!(pod.imds().get(LIST).unwrap().status, 404, "a pod without a role");
+/// K24, P6: the same where an answer under way reaches the pod by plain forwarding.
+#[test]
+fn connection_older_than_the_agent_brings_nothing_where_sources_are_not_translated() {
+    for capture in Capture::ALL {
+        older_connections_bring_nothing(
+            "connection_older_than_the_agent_brings_nothing_where_sources_are_not_translated",
+            capture,
+            false,
+        );
     }
 }
 
@@ -230,77 +279,6 @@ fn changed_port_or_address_leaves_no_rule_to_the_old_one() {
             assert_eq!(targets(&world, backend), wanted.into(), "{backend:?}");
             assert_sealed(&world, &traffic, start, &agent);
         }
-    }
-}
-
-#[test]
-fn no_other_port_of_the_address_is_reached() {
-    let Some(world) = open_world("no_other_port_of_the_address_is_reached", Backend::Nft) else { return };
-    let pod = world.pod("default", "pod", |pod| pod.role("MyPodRole")).unwrap();
-    for mut to in [imds_v4(), imds_v6()] {
-        to.set_port(8080);
-        let _other = world.topology.world().listen(to).unwrap();
-        let connect = |patience| pod.net.ns().connect(to, Duration::from_secs(patience));
-        assert!(connect(5).is_ok(), "{to}: without an agent");
-        let agent = world.agent(&[]).unwrap();
-        assert!(connect(1).is_err(), "{to}: {}", agent.log());
-        agent.kill9().unwrap();
-        run_to_end(Some(world.topology.node()), &["cleanup"]).unwrap();
-    }
-}
-
-#[test]
-fn cleanup_removes_what_is_ours_and_nothing_else() {
-    for backend in BACKENDS {
-        let test = "cleanup_removes_what_is_ours_and_nothing_else";
-        let Some(world) = open_world(test, backend) else { return };
-        for family in ["iptables", "ip6tables"] {
-            iptables(&world, backend, family, "-t nat -A PREROUTING -p tcp --dport 9 -j RETURN");
-            iptables(&world, backend, family, "-A FORWARD -p udp --dport 9 -j DROP");
-        }
-        let before = world.topology.rules(backend).unwrap();
-        let agent = world.agent(&[]).unwrap();
-        assert_ne!(world.topology.rules(backend).unwrap(), before);
-        agent.kill9().unwrap();
-        let cleanup = |args: &[&str]| {
-            let output = run_to_end(Some(world.topology.node()), args).unwrap();
-            assert!(output.status.success(), "{output:?}");
-            String::from_utf8(output.stdout).unwrap()
-        };
-        let said: serde_json::Value =
-            serde_json::from_str(&cleanup(&["cleanup", "--output", "json"])).unwrap();
-        assert_eq!(said["errors"].as_array().unwrap().len(), 0, "{said}");
-        assert!(!said["removed"].as_array().unwrap().is_empty(), "{said}");
-        // Our own word, so that an empty difference is not an empty dump.
-        assert!(before.iter().any(|rule| rule.contains("--dport 9")), "{before:?}");
-        assert_eq!(own_tables(&world, backend), own_tables_of(&before), "{backend:?}");
-        assert!(cleanup(&["cleanup"]).contains("nothing of rolegate's was found"));
-    }
-}
-
-fn own_tables(world: &World, backend: Backend) -> Vec<String> {
-    own_tables_of(&world.topology.rules(backend).unwrap())
-}
-
-/// Rules and chains in their order: a built-in table that came into being empty is no difference.
-fn own_tables_of(rules: &[String]) -> Vec<String> {
-    let builtin = |rule: &str| {
-        rule.contains(" *") || rule.ends_with(" COMMIT") || rule.ends_with(" ACCEPT") && rule.contains(" :")
-    };
-    rules.iter().filter(|rule| !builtin(rule)).cloned().collect()
-}
-
-#[test]
-fn processes_of_the_host_still_reach_the_real_service() {
-    let Some(world) = open_world("processes_of_the_host_still_reach_the_real_service", Backend::Nft) else {
-        return;
-    };
-    world.node_asks();
-    let _agent = world.agent(&[]).unwrap();
-    let node = world.topology.node();
-    for to in [imds_v4(), imds_v6()] {
-        let answer = Client::new(node, to).get(&format!("{LIST}{NODE_ROLE}")).unwrap();
-        assert!(answer.text().contains(NODE_MARKER), "{to}: {} {}", answer.status, answer.text());
     }
 }
 

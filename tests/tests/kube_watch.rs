@@ -398,7 +398,7 @@ async fn a_request_of_an_unknown_address_is_answered_when_the_watch_brings_the_p
     let identity = Identity::new(world.snapshots.clone(), node_addresses, &world.registry);
     world.api.faults().hold(Resource::Pods);
     world.api.apply_pod(&pod("a", "10.1.0.11"));
-    let asked = identity.identify(ip("10.1.0.11"), Instant::now() + PATIENCE);
+    let asked = identity.identify(ip("10.1.0.11"), None, Instant::now() + PATIENCE);
     let (caller, ()) = tokio::join!(biased; asked, async {
         world.api.faults().release(Resource::Pods);
     });

@@ -56,8 +56,15 @@ const HOMES: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that hold the decisions: functions and folds.
-const PURE: &[&str] =
-    &["policy", "cluster::index", "cluster::snapshot", "imds::route", "imds::token", "imds::document"];
+const PURE: &[&str] = &[
+    "policy",
+    "cluster::index",
+    "cluster::snapshot",
+    "identity::witness",
+    "imds::route",
+    "imds::token",
+    "imds::document",
+];
 
 /// What a pure module never names.
 const IMPURE: &[&str] = &["tokio", "kube", "k8s_openapi", "hyper", "hyper_util", "aws_config", "aws_sdk_sts"];

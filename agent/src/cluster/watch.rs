@@ -114,6 +114,12 @@ impl Watch {
         self.node.subscribe()
     }
 
+    /// Tells whether pods were heard of within the limit: what is known of them is true, or late by little.
+    pub fn pods_fresh(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let (pods, limit) = (Arc::clone(&self.pods), self.stall_limit);
+        move || pods.last().elapsed() < limit
+    }
+
     /// Lists and watches until `shutdown`; every failure is retried for ever.
     pub async fn run(self, shutdown: CancellationToken) {
         let work = async {

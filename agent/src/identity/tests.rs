@@ -43,7 +43,7 @@ impl World {
     }
 
     async fn identify(&self, address: &str) -> Result<String, Unidentified> {
-        let caller = self.identity.identify(ip(address), Instant::now() + HOLD).await?;
+        let caller = self.identity.identify(ip(address), None, Instant::now() + HOLD).await?;
         Ok(caller.pod.facts.uid.to_string())
     }
 }
@@ -62,7 +62,7 @@ async fn a_known_address_is_its_pod_in_no_time_and_of_one_snapshot() {
         assert_eq!(world.identify(address).await.as_deref(), Ok("u1"), "{address}");
     }
     assert_eq!(start.elapsed(), Duration::ZERO);
-    let caller = world.identity.identify(ip("10.1.0.11"), start).await.unwrap();
+    let caller = world.identity.identify(ip("10.1.0.11"), None, start).await.unwrap();
     assert!(Arc::ptr_eq(caller.snapshot.namespace("default").unwrap(), &caller.namespace));
     assert!(Arc::ptr_eq(caller.snapshot.pod(&caller.pod.facts.uid).unwrap(), &caller.pod));
 }
@@ -104,7 +104,7 @@ async fn an_unknown_address_is_answered_in_the_tick_that_makes_it_known() {
     let mut world = World::synced();
     let start = Instant::now();
     let identity = world.identity.clone();
-    let (caller, ()) = tokio::join!(identity.identify(ip("10.1.0.11"), start + HOLD), async {
+    let (caller, ()) = tokio::join!(identity.identify(ip("10.1.0.11"), None, start + HOLD), async {
         tokio::time::sleep(Duration::from_millis(700)).await;
         world.pods([mk_pod("u9", "z", &["10.1.0.99"])]);
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -147,7 +147,7 @@ async fn a_pod_seen_before_its_namespace_waits_for_the_namespace() {
     assert_eq!(world.identify("10.1.0.11").await, Err(Unidentified::NamespaceUnknown));
     let start = Instant::now();
     let identity = world.identity.clone();
-    let (caller, ()) = tokio::join!(identity.identify(ip("10.1.0.11"), start + HOLD), async {
+    let (caller, ()) = tokio::join!(identity.identify(ip("10.1.0.11"), None, start + HOLD), async {
         tokio::time::sleep(Duration::from_millis(10)).await;
         world.apply([Event::NamespaceApply(mk_namespace("late", Some("[\"reader\"]")))]);
     });
@@ -192,7 +192,7 @@ async fn a_second_claimant_that_appears_during_the_hold_ends_it() {
     let mut world = World::synced();
     let start = Instant::now();
     let identity = world.identity.clone();
-    let (caller, ()) = tokio::join!(identity.identify(ip("10.1.0.11"), start + HOLD), async {
+    let (caller, ()) = tokio::join!(identity.identify(ip("10.1.0.11"), None, start + HOLD), async {
         tokio::time::sleep(Duration::from_millis(5)).await;
         world.pods([mk_pod("u1", "a", &["10.1.0.11"]), mk_pod("u2", "b", &["10.1.0.11"])]);
     });
@@ -205,7 +205,7 @@ async fn a_second_claimant_that_appears_during_the_hold_ends_it() {
 async fn a_pod_deleted_during_a_wait_is_no_longer_the_owner() {
     let mut world = World::synced();
     world.pods([mk_pod("u1", "a", &["10.1.0.11"])]);
-    let caller = world.identity.identify(ip("10.1.0.11"), Instant::now() + HOLD).await.unwrap();
+    let caller = world.identity.identify(ip("10.1.0.11"), None, Instant::now() + HOLD).await.unwrap();
     let uid = caller.pod.facts.uid.clone();
     assert!(world.identity.still_owner(caller.ip, &uid).is_some());
     world.apply([Event::PodDelete(uid.clone())]);
@@ -233,7 +233,7 @@ async fn a_hold_ends_when_the_watch_ends() {
     let World { identity, snapshots, .. } = world;
     drop(snapshots);
     let start = Instant::now();
-    let refused = identity.identify(ip("10.1.0.11"), start + HOLD).await.unwrap_err();
+    let refused = identity.identify(ip("10.1.0.11"), None, start + HOLD).await.unwrap_err();
     assert_eq!((refused, start.elapsed()), (Unidentified::UnknownAddress, Duration::ZERO));
 }
 
@@ -271,5 +271,7 @@ async fn an_address_that_is_not_pinned_waits_for_its_pin_and_a_shared_one_for_no
     let (uid, ()) = tokio::join!(world.identify("10.1.0.11"), pinned);
     assert_eq!(uid.as_deref(), Ok("u1"));
     publish.send_replace(standings(&[("10.1.0.11", Standing::Unpinned)]));
-    assert!(world.identity.still_owner(ip("10.1.0.11"), &mk_pod("u1", "a", &[]).facts.uid).is_none());
+    let caller = world.identity.look_up(ip("10.1.0.11")).unwrap();
+    let attested = world.identity.attest(&caller, Instant::now() + HOLD).await;
+    assert_eq!(attested, Err(Unidentified::Unpinned));
 }

@@ -87,7 +87,7 @@ impl Answer for Door {
         let started = Instant::now();
         let (head, body) = request.into_parts();
         let mut seen = Seen { route: "refused", caller: None, v1: false };
-        let handled = AssertUnwindSafe(self.handle(&head, body, peer.ip, &mut seen)).catch_unwind().await;
+        let handled = AssertUnwindSafe(self.handle(&head, body, peer, &mut seen)).catch_unwind().await;
         let (answer, panic) = match handled {
             Ok(answer) => (answer, None),
             Err(panic) => (Err(Refusal::Panic), Some(panic)),
@@ -115,7 +115,7 @@ impl Door {
         &self,
         head: &Parts,
         body: Incoming,
-        ip: PodIp,
+        peer: Peer,
         seen: &mut Seen,
     ) -> Result<Good, Refusal> {
         let hosts = head.headers.get_all(HOST);
@@ -130,15 +130,15 @@ impl Door {
             Route::MethodNotAllowed => Err(Refusal::Method),
             Route::TokenMethod => Err(Refusal::TokenMethod),
             Route::TokenForbidden => Err(Refusal::TokenPath),
-            Route::Token => self.token(head, body, ip).await,
-            Route::NotFound => self.unknown_path(&head.headers, ip),
-            Route::Versions => self.read(head, ip, seen, What::Text(route::VERSIONS.into())).await,
-            Route::Directory(list) => self.read(head, ip, seen, What::Text(list)).await,
-            Route::IamDirectory => self.read(head, ip, seen, What::IamDirectory).await,
-            Route::RoleList => self.read(head, ip, seen, What::RoleList).await,
-            Route::Document { role } => self.read(head, ip, seen, What::Document(role)).await,
-            Route::IamInfo => self.read(head, ip, seen, What::IamInfo).await,
-            Route::Metadata(path) => self.read(head, ip, seen, What::Metadata(path)).await,
+            Route::Token => self.token(head, body, peer.ip).await,
+            Route::NotFound => self.unknown_path(&head.headers, peer.ip),
+            Route::Versions => self.read(head, peer, seen, What::Text(route::VERSIONS.into())).await,
+            Route::Directory(list) => self.read(head, peer, seen, What::Text(list)).await,
+            Route::IamDirectory => self.read(head, peer, seen, What::IamDirectory).await,
+            Route::RoleList => self.read(head, peer, seen, What::RoleList).await,
+            Route::Document { role } => self.read(head, peer, seen, What::Document(role)).await,
+            Route::IamInfo => self.read(head, peer, seen, What::IamInfo).await,
+            Route::Metadata(path) => self.read(head, peer, seen, What::Metadata(path)).await,
         }
     }
 
@@ -168,14 +168,14 @@ impl Door {
     }
 
     /// Everything that only a pod may read.
-    async fn read(&self, head: &Parts, ip: PodIp, seen: &mut Seen, what: What) -> Result<Good, Refusal> {
-        let deadline = Instant::now() + self.with.config.hold;
+    async fn read(&self, head: &Parts, peer: Peer, seen: &mut Seen, what: What) -> Result<Good, Refusal> {
+        let (ip, deadline) = (peer.ip, Instant::now() + self.with.config.hold);
         let proof = self.proof(&head.headers, ip)?;
         if proof == Proof::Nothing {
             seen.v1 = true;
             self.refuse_v1_early(ip)?;
         }
-        let identified = self.with.identity.identify(ip, deadline).await;
+        let identified = self.with.identity.identify(ip, peer.arrival, deadline).await;
         let caller = identified.map_err(|why| self.unidentified(ip, why))?;
         seen.caller = Some(caller.clone());
         let policy = self.policy(deadline).await?;
@@ -198,6 +198,16 @@ impl Door {
             self.audit.v1_used(&caller.pod.facts.namespace);
         }
         Ok(good.answering(proof))
+    }
+
+    /// Who it would be, were its address believed, is in the trail.
+    fn unidentified(&self, ip: PodIp, why: Unidentified) -> Refusal {
+        if why.is_doubt()
+            && let Some(caller) = self.with.identity.look_up(ip)
+        {
+            self.audit.refused(&caller, None, why.code(), &why.to_string());
+        }
+        Refusal::Unidentified(why)
     }
 
     /// The token that the request carries, checked; two are none.
@@ -278,7 +288,7 @@ impl Door {
                     Ask { key, asker: caller.pod.facts.uid.clone(), revision: revision(&caller.pod.facts) };
                 match self.with.broker.get(&ask, deadline).await {
                     Ok(session) => {
-                        self.check_unmoved(policy, caller, &ask.key)?;
+                        self.check_unmoved(policy, caller, &ask.key, deadline).await?;
                         session
                     }
                     Err(error) => return self.not_issued(caller, &grant, error),
@@ -298,22 +308,20 @@ impl Door {
     }
 
     /// After a wait the address may be another pod's, and the pod may be another role's.
-    fn check_unmoved(&self, policy: &Policy, caller: &Caller, key: &SessionKey) -> Result<(), Refusal> {
+    async fn check_unmoved(
+        &self,
+        policy: &Policy,
+        caller: &Caller,
+        key: &SessionKey,
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
         let now = self.with.identity.still_owner(caller.ip, &caller.pod.facts.uid).ok_or(Refusal::Moved)?;
+        let attested = self.with.identity.attest(caller, deadline).await;
+        attested.map_err(|why| self.unidentified(caller.ip, why))?;
         match policy.decide(&now.pod.facts, &now.namespace).outcome {
             Ok(grant) if SessionKey::from(&grant) == *key => Ok(()),
             Ok(_) | Err(_) => Err(Refusal::Moved),
         }
-    }
-
-    /// An address that is a pod's, and is not believed, is in the trail with that pod.
-    fn unidentified(&self, ip: PodIp, why: Unidentified) -> Refusal {
-        if matches!(why, Unidentified::SharedL2 | Unidentified::Unpinned)
-            && let Some(caller) = self.with.identity.said_to_be(ip)
-        {
-            self.audit.refused(&caller, None, why.code(), &why.to_string());
-        }
-        Refusal::Unidentified(why)
     }
 
     /// Our own refusal, told in a document as the real service tells a broken trust policy.

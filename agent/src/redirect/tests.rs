@@ -106,6 +106,7 @@ fn rules_stand_before_anything_else_are_mended_and_outlive_the_task() {
     });
 }
 
+/// P4: what becomes of the rules in nf_tables is seen by the kernel's word.
 #[test]
 fn rules_that_others_change_are_mended_without_being_told() {
     in_netns("rules_that_others_change_are_mended_without_being_told", || async {
@@ -205,6 +206,7 @@ fn beside_the_operators_own_redirect_stand_the_guards() {
     });
 }
 
+/// P4: what becomes of the guards is seen by the kernel's word.
 #[test]
 fn guards_that_others_take_away_are_mended_without_being_told() {
     in_netns("guards_that_others_take_away_are_mended_without_being_told", || async {
@@ -229,6 +231,50 @@ fn guards_that_others_take_away_are_mended_without_being_told() {
         };
         tokio::join!(task, story).0.expect("ended as told");
     });
+}
+
+/// P4: a rule or route of the capture that goes is back by the kernel's word, and the gate is closed meanwhile.
+#[test]
+fn policy_routing_that_others_take_away_is_mended_without_being_told() {
+    in_netns("policy_routing_that_others_take_away_is_mended_without_being_told", || async {
+        sh("ip link set lo up");
+        let config = config::Redirect { mode: RedirectMode::Route, ..config("auto") };
+        let (gates, redirect) = redirect(&config);
+        let (repairs, shutdown) = (redirect.metrics.repairs.clone(), CancellationToken::new());
+        let (_pods, receiver) = watch::channel(listed());
+        // Neither the timer nor the trigger helps.
+        let mut redirect = Redirect { look_every: Duration::from_secs(3_600), ..redirect };
+        redirect.install_once().await.expect("installed");
+        let task = redirect.run(shutdown.clone(), receiver);
+        let story = async {
+            for (n, damage) in (1_u64..).zip([
+                "ip rule del pref 3",
+                "ip -6 rule del pref 3",
+                "ip route flush table 43518",
+                "ip -6 route flush table 43518",
+            ]) {
+                gates.wait().await;
+                sh(damage);
+                gate_shows(&gates, |reason| reason.is_some_and(|reason| reason.contains("policy routing")))
+                    .await;
+                gates.wait().await;
+                assert_eq!(repairs.with_label_values(&["route_changed"]).get(), n, "{damage}");
+            }
+            shutdown.cancel();
+        };
+        tokio::join!(task, story).0.expect("ended as told");
+    });
+}
+
+/// P4: where the kernel says nothing, the next look is five seconds off at most, whatever was asked for.
+#[test]
+fn legacy_tables_are_looked_at_every_five_seconds_at_least() {
+    let every = |asked| {
+        let (_, redirect) = redirect(&config::Redirect { reconcile_every: asked, ..config("auto") });
+        redirect.look_every
+    };
+    assert_eq!(every(Duration::from_secs(3_600)), Duration::from_secs(5));
+    assert_eq!(every(Duration::from_secs(1)), Duration::from_secs(1));
 }
 
 #[test]

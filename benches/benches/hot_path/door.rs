@@ -168,7 +168,8 @@ impl Node {
             config: imds,
         };
         let door = Arc::new(Door::new(with, &registry));
-        let peer = Peer { socket: (ip.addr(), 40_000).into(), ip, destination: Destination::Imds };
+        let peer =
+            Peer { socket: (ip.addr(), 40_000).into(), ip, destination: Destination::Imds, arrival: None };
         Exchange::new(runtime, move |request| {
             let door = Arc::clone(&door);
             async move { door.answer(request, peer).await }

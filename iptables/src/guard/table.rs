@@ -1,7 +1,9 @@
 //! Guard 2 as it should be.
 
 use crate::family::{Family, IMDS_PORT};
-use crate::nftables::{Base, Chain, HookNumber, Table, TableFamily, accept, drop, spoofed, tcp_port, to};
+use crate::nftables::{
+    Base, Chain, HookNumber, Table, TableFamily, accept, drop, from, spoofed, tcp_port, to,
+};
 
 /// Before connection tracking (`NF_IP_PRI_RAW`, linux/netfilter_ipv4.h): the source is what the packet says.
 const RAW: i32 = -300;
@@ -24,7 +26,12 @@ pub(super) fn desired() -> Table {
             Chain {
                 name: "forward",
                 base: Some(Base { hook: HookNumber::Forward, priority: BEFORE_FILTER }),
-                rules: imds.map(|address| all(&[to(address), drop()])).into(),
+                // From them, too: an answer under way to a connection that is older than the guard is forwarded as it is
+                // where the node translates no sources.
+                rules: imds
+                    .into_iter()
+                    .flat_map(|address| [all(&[to(address), drop()]), all(&[from(address), drop()])])
+                    .collect(),
             },
             Chain {
                 name: "input",

@@ -46,12 +46,20 @@ const DYNSET_ADDED: [u16; 2] = [6, 9];
 const BITWISE_ADDED: [u16; 1] = [6];
 /// `NFT_DYNSET_OP_ADD`: what is there already stays as it is.
 const DYNSET_ADD: u32 = 0;
+/// Packets from `address`; offsets are those of the fields in the header (RFC 791, RFC 8200).
+pub(crate) fn from(address: IpAddr) -> Vec<Expression> {
+    address_at(if address.is_ipv4() { 12 } else { 8 }, address)
+}
 
 /// Packets to `address`.
 pub(crate) fn to(address: IpAddr) -> Vec<Expression> {
-    let (offset, bytes) = match address {
-        IpAddr::V4(v4) => (16, v4.octets().to_vec()),
-        IpAddr::V6(v6) => (24, v6.octets().to_vec()),
+    address_at(if address.is_ipv4() { 16 } else { 24 }, address)
+}
+
+fn address_at(offset: u32, address: IpAddr) -> Vec<Expression> {
+    let bytes = match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
     };
     let family = Family::of(address);
     let protocol = NFPROTO.iter().filter(|(of, _)| *of == family).map(|(_, number)| *number).collect();

@@ -116,9 +116,8 @@ fn no_connection_gets_through_while_guards_and_capture_are_torn_down_in_turns() 
 }
 
 #[test]
-fn capture_is_untouched_by_the_guards_and_no_other_port_or_protocol_is_open() {
-    let test = "capture_is_untouched_by_the_guards_and_no_other_port_or_protocol_is_open";
-    if !can_run(test, &["nft"]) {
+fn capture_is_untouched_by_the_guards() {
+    if !can_run("capture_is_untouched_by_the_guards", &["nft"]) {
         return;
     }
     let world = World::new();
@@ -126,8 +125,6 @@ fn capture_is_untouched_by_the_guards_and_no_other_port_or_protocol_is_open() {
     stand(&world.node);
     look(&world.node, &programs, &desired("auto", &TARGETS, 8181));
     assert_eq!(answers(&world.pod), [Some(*AGENT), Some(*AGENT)]);
-    let ping = world.pod.sh("ping -c 1 -W 1 169.254.169.254 > /dev/null 2>&1 && echo open || echo closed");
-    assert_eq!(ping.trim(), "closed");
 }
 
 #[test]

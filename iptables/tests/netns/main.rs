@@ -3,12 +3,14 @@
 //! Needs root and iptables; where either is missing each test says so by name and passes.
 #![allow(clippy::expect_used, reason = "a test's helpers fail the test")]
 
+mod behind;
 mod conntrack;
 mod dataplane;
 mod guards;
 mod host;
 mod links;
 mod pins;
+mod reconciliations;
 mod route;
 mod rules;
 mod selftest;

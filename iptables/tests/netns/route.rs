@@ -12,7 +12,7 @@ use crate::traffic::{AGENT, IMDS, REAL, World, ask, open, serve_on};
 
 const BACKLOG: i32 = 128;
 /// What others take away, and whether pods are still served then.
-const DAMAGES: [(&str, bool); 6] = [
+const DAMAGES: [(&str, bool); 10] = [
     ("nft flush ruleset", true),
     ("ip rule del pref 3; ip -6 rule del pref 3", false),
     ("ip rule del pref 4; ip -6 rule del pref 4", true),
@@ -22,6 +22,20 @@ const DAMAGES: [(&str, bool); 6] = [
         false,
     ),
     ("conntrack -F 2>/dev/null || true", true),
+    // Routes of others in our table, in front of ours: nothing is forwarded all the same.
+    (
+        "ip route replace 169.254.169.254 via 10.0.0.1 table 43518
+         ip -6 route replace fd00:ec2::254 via fd00:a::1 table 43518",
+        false,
+    ),
+    (
+        "ip route add 169.254.169.254 via 10.0.0.1 tos 0x10 table 43518
+         ip -6 route add fd00:ec2::254 via fd00:a::1 metric 1 table 43518
+         ip route del local 169.254.169.254 table 43518",
+        false,
+    ),
+    ("ip route add unreachable 169.254.169.254 metric 7 table 43518", true),
+    ("ip -6 route add local fd00:ec2::254 dev lo metric 7 table 43518", true),
 ];
 
 fn capture(node: &Netns) {
@@ -84,6 +98,8 @@ fn whichever_part_is_taken_away_pods_are_captured_or_refused() {
         assert_eq!(answers(&world.pod), [expected, expected], "{damage}");
         capture(&world.node);
         assert_eq!(answers(&world.pod), [Some(*AGENT), Some(*AGENT)], "{damage}");
+        let table = world.node.sh("ip route show table 43518; ip -6 route show table 43518");
+        assert_eq!(table.lines().count(), 2, "{damage}: {table}");
         assert_eq!(answers(&world.node), [Some(*REAL), Some(*REAL)], "{damage}");
     }
     stop.store(true, Ordering::Relaxed);

@@ -118,7 +118,7 @@ async fn one_connection(world: &World, choice: &Choice, sent: &[u8]) {
     let witness = Arc::new(Witness { door, seen: Mutex::default() });
     let (client, written) = Client::new(sent, choice.pieces);
     let socket = SocketAddr::from((POD, 40_000));
-    let peer = Peer { socket, ip: PodIp::new(socket.ip()), destination: Destination::Imds };
+    let peer = Peer { socket, ip: PodIp::new(socket.ip()), destination: Destination::Imds, arrival: None };
     serve(client, peer, Arc::clone(&witness), Arc::new(Nobody), CancellationToken::new(), Duration::ZERO)
         .await;
     tasks.close();

@@ -149,7 +149,7 @@ impl World {
 
     /// A pod asks from `ip`: its name.
     pub(crate) async fn ask(&self, ip: &str) -> Result<String, Unidentified> {
-        let caller = self.identity.identify(ip.parse().unwrap(), Instant::now() + HOLD).await?;
+        let caller = self.identity.identify(ip.parse().unwrap(), None, Instant::now() + HOLD).await?;
         Ok(caller.pod.facts.name.to_string())
     }
 

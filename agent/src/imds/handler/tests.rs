@@ -89,7 +89,7 @@ async fn request_that_ends_in_a_panic_is_counted_and_written_and_the_pod_is_sent
     let door = Arc::new(door_without_time(&registry));
     tokio::time::advance(Duration::from_secs(1)).await;
     let socket = SocketAddr::from(([10, 1, 0, 11], 40_000));
-    let peer = Peer { socket, ip: PodIp::new(socket.ip()), destination: Destination::Imds };
+    let peer = Peer { socket, ip: PodIp::new(socket.ip()), destination: Destination::Imds, arrival: None };
     let (mut pod, agent) = tokio::io::duplex(4 * 1024);
     let service = service_fn(move |request| {
         let door = Arc::clone(&door);
