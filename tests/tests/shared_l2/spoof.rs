@@ -39,12 +39,9 @@ fn nothing_with_pins_and_credentials_without(world: &World, redirect: &str) {
     let agent = run(world, redirect, "allow");
     served(&agent, &victim);
     assert_eq!(successful(world, &attacker, &victim, &BLIND, 1), [""; 0]);
-    assert_eq!(
-        successful(world, &attacker, &victim, &ATTACKS, 15),
-        ATTACKS,
-        "the scripts work: {}",
-        agent.log()
-    );
+    // Without pins the card that was seen under the pod's UID still stands against the others: not against this.
+    let without = successful(world, &attacker, &victim, &["mac"], 20);
+    assert_eq!(without, ["mac"], "the script works: {}", agent.log());
     agent
         .wait_for_line("who is believed", |line| {
             line.text_of("interfaces").as_deref() == Some("cbr0") && line.text.contains("allow")
