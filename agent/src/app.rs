@@ -27,7 +27,7 @@ use crate::cluster::own_node::OwnNode;
 use crate::cluster::watch::{Watch, WatchGates};
 use crate::config::Config;
 use crate::credentials::Broker;
-use crate::identity::{Identity, Witnesses};
+use crate::identity::{Identity, Neighbours, Witnesses};
 use crate::imds::document;
 use crate::imds::handler::{Door, With};
 use crate::imds::passthrough::Passthrough;
@@ -38,7 +38,7 @@ use crate::metrics::Registry;
 use crate::policy::Policy;
 use crate::prefetch::{self, Complaints};
 use crate::ready::Gates;
-use crate::redirect::{Choice, Mode, Redirect};
+use crate::redirect::{Choice, Mode, Pinning, Redirect};
 use crate::server::{Listeners, Queue, Server};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Telemetry;
@@ -71,6 +71,7 @@ struct Base {
 struct Wires {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     addresses: watch::Receiver<Arc<HashSet<PodIp>>>,
+    neighbours: Neighbours,
     policy: watch::Receiver<Option<Arc<Policy>>>,
     broker: Broker,
     upstream: Arc<Upstream>,
@@ -130,9 +131,10 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let stage = Stage::new(handover.follows(), supervisor.shutdown());
     let mut succession = stage.watch();
     let mode = choice.mode;
-    let redirect = start_redirect(&base, choice).await?;
-    let wires = start_wires(&base, mode, stage.charge(), &mut supervisor)?;
+    let (redirect, pins) = start_redirect(&base, choice).await?;
+    let wires = start_wires(&base, mode, pins.neighbours(), stage.charge(), &mut supervisor)?;
     start_redirect_task(redirect, &wires, stage.charge(), &mut supervisor);
+    start_pins_task(pins, &wires, stage.charge(), &mut supervisor);
     start_prefetch(&base, &wires, &mut supervisor);
     let admin = start_admin(&base, &wires, admin, stage.charge(), &mut supervisor);
     start_server(&base, wires, app, admin, stage.queue(), &mut supervisor)?;
@@ -161,19 +163,23 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
 }
 
 /// The rule goes in before anything is waited for: until the agent is ready it refuses, and never lets through.
-async fn start_redirect(base: &Base, choice: Choice) -> anyhow::Result<Redirect> {
+async fn start_redirect(base: &Base, choice: Choice) -> anyhow::Result<(Redirect, Pinning)> {
     let gate = base.gates.add("redirect", "not installed yet");
     let config = &base.config;
     let mut redirect = Redirect::new(&config.redirect, choice, config.server.app_port, gate, &base.registry)?;
+    let gate = base.gates.add("pins", "pods are not listed yet");
+    let mut pins = redirect.pinning(&config.redirect, gate, &base.registry);
+    pins.remember().await;
     if let Err(error) = redirect.install_once().await {
         error!(%error, "the redirect could not be installed; it is tried again");
     }
-    Ok(redirect)
+    Ok((redirect, pins))
 }
 
 fn start_wires(
     base: &Base,
     mode: Mode,
+    neighbours: Neighbours,
     charge: Charge,
     supervisor: &mut Supervisor,
 ) -> anyhow::Result<Wires> {
@@ -224,7 +230,7 @@ fn start_wires(
     };
     supervisor.spawn("node-identity", learner.run(supervisor.shutdown()));
     let addresses = start_addresses(supervisor);
-    Ok(Wires { snapshots, addresses, policy, broker, upstream, witnesses })
+    Ok(Wires { snapshots, addresses, neighbours, policy, broker, upstream, witnesses })
 }
 
 /// Where others bring pods' requests, nothing is known of how they come in.
@@ -298,6 +304,18 @@ fn start_redirect_task(mut redirect: Redirect, wires: &Wires, charge: Charge, su
     });
 }
 
+/// As the redirect: one agent of a node writes pins.
+fn start_pins_task(mut pins: Pinning, wires: &Wires, charge: Charge, supervisor: &mut Supervisor) {
+    let snapshots = wires.snapshots.clone();
+    supervisor.spawn("pins", async move {
+        while let Some(turn) = charge.turn().await {
+            pins.run(turn.token(), snapshots.clone()).await?;
+            pins.left_to_another();
+        }
+        Ok(())
+    });
+}
+
 /// What pods will ask for depends on the policy: when that is known, or known better, it is computed anew.
 fn start_prefetch(base: &Base, wires: &Wires, supervisor: &mut Supervisor) {
     let (snapshots, broker) = (wires.snapshots.clone(), wires.broker.clone());
@@ -361,7 +379,8 @@ fn start_server(
     }
     let metadata = MetadataPolicy::new(&config.imds.metadata_allow, config.imds.metadata_everything)
         .map_err(|mistakes| anyhow::anyhow!(mistakes.join("; ")))?;
-    let mut identity = Identity::new(wires.snapshots, wires.addresses, &base.registry);
+    let mut identity =
+        Identity::new(wires.snapshots, wires.addresses, &base.registry).among(wires.neighbours);
     if let Some(witnesses) = wires.witnesses {
         identity = identity.with_witnesses(witnesses);
     }

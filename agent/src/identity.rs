@@ -6,6 +6,7 @@
 //! What the node sees behind the address must be what it saw there before under the pod's UID ([`Witnesses`]).
 
 mod cni_results;
+mod shared;
 mod witness;
 mod witnesses;
 
@@ -21,6 +22,7 @@ use crate::cluster::{Owner, PodRecord, Snapshot};
 use crate::metrics::Registry;
 use crate::policy::NamespaceFacts;
 use crate::types::{PodIp, PodUid};
+pub use shared::{Neighbours, Standing, Standings};
 use witness::Doubt;
 pub use witnesses::Witnesses;
 
@@ -60,6 +62,14 @@ pub enum Unidentified {
     /// Several live pods claim it.
     #[error("several live pods claim the address")]
     Ambiguous,
+    /// Its interface is shared with other pods.
+    #[error(
+        "the address is on an interface that several pods share, where any of them can forge it (--shared-l2)"
+    )]
+    SharedL2,
+    /// It is on a bridge, and no port was pinned to it in time.
+    #[error("no port of the bridge is pinned to the address (--shared-l2)")]
+    Unpinned,
     /// Where the connection came in is not known, or what is behind the address is not.
     #[error("it cannot be told what is behind the address")]
     Unseen,
@@ -79,6 +89,7 @@ pub enum Unidentified {
 pub struct Identity {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     node_addresses: watch::Receiver<Arc<HashSet<PodIp>>>,
+    neighbours: Neighbours,
     witnesses: Option<Arc<Witnesses>>,
     metrics: Arc<Metrics>,
 }
@@ -105,13 +116,15 @@ enum Look {
 
 impl Unidentified {
     /// Every reason.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::NotSynced,
         Self::UnknownAddress,
         Self::NamespaceUnknown,
         Self::NodeAddress,
         Self::HostNetwork,
         Self::Ambiguous,
+        Self::SharedL2,
+        Self::Unpinned,
         Self::Unseen,
         Self::WrongInterface,
         Self::WitnessChanged,
@@ -121,7 +134,15 @@ impl Unidentified {
     /// The address is a pod's, and whoever asks from it is not believed to be that pod.
     #[must_use]
     pub const fn is_doubt(self) -> bool {
-        matches!(self, Self::Unseen | Self::WrongInterface | Self::WitnessChanged | Self::Stale)
+        matches!(
+            self,
+            Self::SharedL2
+                | Self::Unpinned
+                | Self::Unseen
+                | Self::WrongInterface
+                | Self::WitnessChanged
+                | Self::Stale
+        )
     }
 
     /// The reason as metrics and logs call it.
@@ -134,6 +155,8 @@ impl Unidentified {
             Self::NodeAddress => "node_address",
             Self::HostNetwork => "host_network",
             Self::Ambiguous => "ambiguous",
+            Self::SharedL2 => "shared_l2",
+            Self::Unpinned => "unpinned",
             Self::Unseen => "unseen",
             Self::WrongInterface => "wrong_interface",
             Self::WitnessChanged => "witness_changed",
@@ -164,7 +187,14 @@ impl Identity {
         node_addresses: watch::Receiver<Arc<HashSet<PodIp>>>,
         registry: &Registry,
     ) -> Self {
-        Self { snapshots, node_addresses, witnesses: None, metrics: Arc::new(Metrics::register(registry)) }
+        let (neighbours, metrics) = (Neighbours::trusted(), Arc::new(Metrics::register(registry)));
+        Self { snapshots, node_addresses, neighbours, witnesses: None, metrics }
+    }
+
+    /// The same, with addresses of shared interfaces believed only as `neighbours` says.
+    #[must_use]
+    pub fn among(self, neighbours: Neighbours) -> Self {
+        Self { neighbours, ..self }
     }
 
     /// Believes an address only where what is behind it is what was.
@@ -213,7 +243,10 @@ impl Identity {
     /// # Errors
     /// [`Unidentified`]: it is not.
     pub async fn attest(&self, caller: &Caller, deadline: Instant) -> Result<(), Unidentified> {
-        let attested = self.attested(caller, deadline).await.map_err(Unidentified::from);
+        let attested = match self.neighbours.doubt(caller.ip) {
+            Some(doubt) => Err(doubt),
+            None => self.attested(caller, deadline).await.map_err(Unidentified::from),
+        };
         attested.inspect_err(|reason| self.metrics.refused(*reason).inc())
     }
 
@@ -235,8 +268,9 @@ impl Identity {
         deadline: Instant,
     ) -> Result<Caller, Unidentified> {
         // Subscribed before the look: what is published in between is seen as a change.
-        let mut snapshots = self.snapshots.clone();
+        let (mut snapshots, mut neighbours) = (self.snapshots.clone(), self.neighbours.clone());
         loop {
+            neighbours.mark_seen();
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             let reason = match self.find(ip, arrival, &snapshot, deadline).await {
                 Look::Found(caller) => {
@@ -249,7 +283,13 @@ impl Identity {
                 }
                 Look::NotYet(reason) => reason,
             };
-            let Ok(Ok(())) = tokio::time::timeout_at(deadline, snapshots.changed()).await else {
+            let changed = async {
+                tokio::select! {
+                    changed = snapshots.changed() => changed,
+                    () = neighbours.changed() => Ok(()),
+                }
+            };
+            let Ok(Ok(())) = tokio::time::timeout_at(deadline, changed).await else {
                 self.metrics.held_expired.inc();
                 return Err(reason);
             };
@@ -268,6 +308,11 @@ impl Identity {
             Look::Found(caller) => Caller { arrival, ..caller },
             other => return other,
         };
+        match self.neighbours.doubt(ip) {
+            Some(shared @ Unidentified::SharedL2) => return Look::Refused(shared),
+            Some(doubt) => return Look::NotYet(doubt),
+            None => {}
+        }
         if self.witnesses.is_none() {
             self.metrics.unwitnessed.inc();
         }

@@ -2,7 +2,7 @@
 //!
 //! Layers, lowest last; a module imports lower layers only (`tests/tests/layers.rs` checks it):
 //! `main -> app -> {server, imds, admin, prefetch, discovery} -> {cluster::watch, identity, credentials,
-//! imds::passthrough, imds::upstream, redirect, telemetry} -> {config, cluster::index, cluster::snapshot,
+//! imds::passthrough, imds::upstream, redirect, telemetry} -> {config, cni, cluster::index, cluster::snapshot,
 //! imds::route, imds::token} -> {policy, args} -> {types, ready, supervisor, metrics,
 //! accept}`.
 #![forbid(unsafe_code)]
@@ -12,6 +12,8 @@ pub mod admin;
 pub mod app;
 pub mod args;
 pub mod cluster;
+pub mod cni;
+
 pub mod config;
 pub mod credentials;
 pub mod discovery;

@@ -8,6 +8,7 @@ mod choice;
 mod health;
 mod metrics;
 mod notices;
+mod pins;
 mod proof;
 
 use std::collections::BTreeSet;
@@ -36,6 +37,7 @@ pub use choice::{Choice, Mode};
 use health::Health;
 use metrics::{Metrics, ROUTE_CHANGED};
 use notices::Notices;
+pub use pins::Pinning;
 use proof::Proof;
 
 /// Longest between two looks: legacy tables tell nobody of changes.

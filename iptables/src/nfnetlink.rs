@@ -12,9 +12,12 @@ use netlink_packet_netfilter::{
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
 
 /// The subsystem that a transaction is for, `NFNL_SUBSYS_NFTABLES` (linux/netfilter/nfnetlink.h).
 const NFTABLES: u16 = 10;
+/// More than the rules of a node's 250 pods need (0.8 MB); the kernel takes no memory before it is used.
+const SEND_BUFFER_BYTES: usize = 8 << 20;
 
 /// Why the kernel could not be asked, or did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +58,8 @@ impl Nfnetlink {
         let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
         socket.socket_mut().bind_auto()?;
         socket.socket_mut().connect(&SocketAddr::new(0, 0))?;
+        // A transaction is one message: what a socket has by default is enough for some 600 rules.
+        let _ = setsockopt(socket.socket_ref(), SndBufForce, &SEND_BUFFER_BYTES);
         Ok(Self(socket))
     }
 
@@ -98,14 +103,16 @@ impl Nfnetlink {
     ) -> Result<(), NfnetlinkError> {
         let unspecified = NetfilterProtoFamily::Unspec;
         let mut bytes = packet(unspecified, NFTABLES, 0, 0, ControlMessage::BatchBegin.into());
-        let mut last = 0;
+        let (mut number, last) = (0, u32::try_from(requests.len()).unwrap_or(u32::MAX));
         for Request { flags, message } in requests {
-            last += 1;
-            bytes.extend(packet(family, 0, flags | NLM_F_ACK, last, message.into()));
+            number += 1;
+            // A few hundred answers are more than the socket holds.
+            let flags = if number == last { flags | NLM_F_ACK } else { flags };
+            bytes.extend(packet(family, 0, flags, number, message.into()));
         }
         bytes.extend(packet(unspecified, NFTABLES, 0, last + 1, ControlMessage::BatchEnd.into()));
         self.0.send(&bytes).await?;
-        // Every request is answered, those of a transaction that fails as well; one that begins none, as a whole.
+        // The last request is answered, and every one that fails before it; what begins no transaction, as a whole.
         let mut failed = None;
         loop {
             for answer in self.receive().await? {

@@ -1,6 +1,6 @@
 //! A table of nftables that is ours alone: compared, and where it differs replaced in one transaction.
 //!
-//! Family `inet`, filter chains, rules without sets: replacing rules with anonymous sets lets packets through
+//! Families `inet` and `bridge`, filter chains, rules without sets: replacing rules with anonymous sets lets packets through
 //! (measured: 21 of 241,574 connections; without sets none of 440,226).
 
 mod expression;
@@ -9,34 +9,49 @@ use std::collections::BTreeMap;
 
 use netlink_packet_core::NLM_F_APPEND;
 use netlink_packet_core::NLM_F_CREATE;
+use netlink_packet_netfilter::NetfilterMessageInner;
+pub(crate) use netlink_packet_netfilter::NetfilterProtoFamily as TableFamily;
+pub(crate) use netlink_packet_netfilter::nftables::InetHookNumber as HookNumber;
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, Hook, HookNumber, InetHookNumber, NfTablesMessage, RuleAttribute,
+    ChainAttribute, ChainMessage, Hook, HookNumber as AnyHookNumber, NfTablesMessage, RuleAttribute,
     RuleMessage, TableAttribute, TableMessage,
 };
-use netlink_packet_netfilter::{NetfilterMessageInner, NetfilterProtoFamily};
 
 use crate::nfnetlink::{Nfnetlink, NfnetlinkError, Request};
-pub(crate) use expression::{Expression, accept, drop, from, spoofed, tcp_port, to};
+pub(crate) use expression::{
+    Expression, LINK_HEADER, NETWORK_HEADER, TRANSPORT_HEADER, accept, compare, compare_register, drop, from,
+    go_to, load_meta, load_payload, masked, meta, payload, remember, spoofed, tcp_port, to,
+};
 
-const INET: NetfilterProtoFamily = NetfilterProtoFamily::Inet;
 /// `NF_ACCEPT`, as the policy of a chain (linux/netfilter.h).
 const ACCEPT: u32 = 1;
+/// The type of every chain here.
+const FILTER: &str = "filter";
 
 /// What the table should be.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
+    pub(crate) family: TableFamily,
     pub(crate) name: &'static str,
     pub(crate) chains: Vec<Chain>,
 }
 
-/// A filter chain with the policy to accept.
+/// A filter chain.
 #[derive(Clone, Debug)]
 pub(crate) struct Chain {
     pub(crate) name: &'static str,
-    pub(crate) hook: InetHookNumber,
+    /// `None`: packets come here by rules of other chains alone.
+    pub(crate) base: Option<Base>,
+    pub(crate) rules: Vec<Vec<Expression>>,
+}
+
+/// Where packets enter a chain. What it has nothing against goes on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Base {
+    /// Family `bridge` numbers its hooks as `inet` does (linux/netfilter_bridge.h).
+    pub(crate) hook: HookNumber,
     /// Lower comes first.
     pub(crate) priority: i32,
-    pub(crate) rules: Vec<Vec<Expression>>,
 }
 
 /// What the kernel has of a table.
@@ -83,32 +98,31 @@ impl Table {
 
     /// Makes it what it should be, in one transaction: packets see the old one or the new one.
     pub(crate) async fn write(&self) -> Result<(), NfnetlinkError> {
+        self.write_with(Vec::new()).await
+    }
+
+    /// As [`Self::write`], with what its rules need made before them.
+    pub(crate) async fn write_with(&self, needed: Vec<Request>) -> Result<(), NfnetlinkError> {
         let mut requests = vec![
             // What is deleted must be there.
             self.request(NLM_F_CREATE, NfTablesMessage::NewTable),
             self.request(0, NfTablesMessage::DeleteTable),
             self.request(NLM_F_CREATE, NfTablesMessage::NewTable),
         ];
+        requests.extend(needed);
+        // All chains before all rules: rules name chains.
+        let new_chain = |chain| Request { flags: NLM_F_CREATE, message: self.new_chain(chain) };
+        requests.extend(self.chains.iter().map(new_chain));
         for chain in &self.chains {
-            requests.push(Request { flags: NLM_F_CREATE, message: self.new_chain(chain) });
-            for rule in &chain.rules {
-                let message = NfTablesMessage::NewRule(RuleMessage {
-                    attributes: vec![
-                        RuleAttribute::Table(self.name.to_owned()),
-                        RuleAttribute::Chain(chain.name.to_owned()),
-                        RuleAttribute::Expressions(rule.clone()),
-                    ],
-                });
-                requests.push(Request { flags: NLM_F_CREATE | NLM_F_APPEND, message });
-            }
+            requests.extend(chain.rules.iter().map(|rule| self.new_rule(chain, rule)));
         }
-        Nfnetlink::open()?.transact(INET, requests).await
+        Nfnetlink::open()?.transact(self.family, requests).await
     }
 
     /// Takes it away. `false`: it was not there.
     pub(crate) async fn remove(&self) -> Result<bool, NfnetlinkError> {
         let delete = self.request(0, NfTablesMessage::DeleteTable);
-        match Nfnetlink::open()?.transact(INET, vec![delete]).await {
+        match Nfnetlink::open()?.transact(self.family, vec![delete]).await {
             Ok(()) => Ok(true),
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(false),
             Err(error) => Err(error),
@@ -121,28 +135,44 @@ impl Table {
     }
 
     fn new_chain(&self, chain: &Chain) -> NfTablesMessage {
-        NfTablesMessage::NewChain(ChainMessage {
-            attributes: vec![
-                ChainAttribute::Table(self.name.to_owned()),
-                ChainAttribute::Name(chain.name.to_owned()),
+        let mut attributes =
+            vec![ChainAttribute::Table(self.name.to_owned()), ChainAttribute::Name(chain.name.to_owned())];
+        if let Some(base) = chain.base {
+            attributes.extend([
                 ChainAttribute::Hook(vec![
-                    Hook::Number(HookNumber::Inet(chain.hook)),
-                    Hook::Priority(chain.priority.cast_unsigned()),
+                    Hook::Number(AnyHookNumber::Inet(base.hook)),
+                    Hook::Priority(base.priority.cast_unsigned()),
                 ]),
                 ChainAttribute::Policy(ACCEPT),
-                ChainAttribute::Type("filter".to_owned()),
+                ChainAttribute::Type(FILTER.to_owned()),
+            ]);
+        }
+        NfTablesMessage::NewChain(ChainMessage { attributes })
+    }
+
+    fn new_rule(&self, chain: &Chain, rule: &[Expression]) -> Request {
+        let message = NfTablesMessage::NewRule(RuleMessage {
+            attributes: vec![
+                RuleAttribute::Table(self.name.to_owned()),
+                RuleAttribute::Chain(chain.name.to_owned()),
+                RuleAttribute::Expressions(rule.to_owned()),
             ],
-        })
+        });
+        Request { flags: NLM_F_CREATE | NLM_F_APPEND, message }
     }
 
     fn wanted(&self) -> Found {
         let chain = |chain: &Chain| {
-            let found = FoundChain {
-                kind: "filter".to_owned(),
-                hook: Some(chain.hook.into()),
-                priority: Some(chain.priority),
-                policy: ACCEPT,
-                rules: chain.rules.iter().map(|rule| expression::plain(rule)).collect(),
+            let rules = chain.rules.iter().map(|rule| expression::plain(rule)).collect();
+            let found = match chain.base {
+                Some(base) => FoundChain {
+                    kind: FILTER.to_owned(),
+                    hook: Some(base.hook.into()),
+                    priority: Some(base.priority),
+                    policy: ACCEPT,
+                    rules,
+                },
+                None => FoundChain { rules, ..FoundChain::default() },
             };
             (chain.name.to_owned(), found)
         };
@@ -153,15 +183,15 @@ impl Table {
         let socket = Nfnetlink::open()?;
         let mut found = Found::default();
         let all = NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() });
-        socket.dump(INET, all, |message| self.see_table(message, &mut found)).await?;
+        socket.dump(self.family, all, |message| self.see_table(message, &mut found)).await?;
         if !found.there {
             return Ok(found);
         }
         let all = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
-        socket.dump(INET, all, |message| self.see_chain(message, &mut found)).await?;
+        socket.dump(self.family, all, |message| self.see_chain(message, &mut found)).await?;
         let attributes = vec![RuleAttribute::Table(self.name.to_owned())];
         let ours = NfTablesMessage::GetRule(RuleMessage { attributes });
-        socket.dump(INET, ours, |message| self.see_rule(message, &mut found)).await?;
+        socket.dump(self.family, ours, |message| self.see_rule(message, &mut found)).await?;
         Ok(found)
     }
 

@@ -50,6 +50,7 @@ impl Crowd {
     /// # Errors
     /// When their network cannot be made; what a real API server said.
     pub fn join(world: &World) -> Result<Self> {
+        world.shares_links();
         world.namespace("default", &["Role*"])?;
         for n in 0..ROLES {
             world.role(&role(n), TRUST)?;

@@ -15,11 +15,13 @@
 //! pod's request ([`SNAT_V4`]) from one of the node or the agent ([`NODE_V4`]).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
 use parking_lot::Mutex;
+use serde_json::json;
 
 use crate::netns::NetNs;
 
@@ -71,6 +73,8 @@ pub struct PodNet {
     link: String,
     ip4: Ipv4Addr,
     ip6: Option<Ipv6Addr>,
+    /// What the CNI would have left on disk for it.
+    result: Mutex<Option<PathBuf>>,
 }
 
 // === impl Backend ===
@@ -202,7 +206,7 @@ impl Topology {
             self.node.ip(&format!("route add {ip6}/128 dev {link}\n"))?;
             ns.ip(&format!("addr add {ip6}/128 dev eth0 nodad\nroute add ::/0 via fe80::1 dev eth0\n"))?;
         }
-        Ok(PodNet { ns, node: Arc::clone(&self.node), link, ip4, ip6 })
+        Ok(PodNet { ns, node: Arc::clone(&self.node), link, ip4, ip6, result: Mutex::default() })
     }
 
     /// A pod on the bridge `cbr0`, as kubenet does it. The bridge is made with the first one.
@@ -212,16 +216,10 @@ impl Topology {
     pub fn bridged_pod(&self, name: &str, ip4: Ipv4Addr, ip6: Option<Ipv6Addr>) -> Result<PodNet> {
         self.bridge()?;
         let link = self.next_link("veth");
-        let ns = NetNs::create(name)?;
-        self.node.ip(&format!(
-            "link add {link} type veth peer name eth0 netns {pod}\nlink set {link} master cbr0 up\n",
-            pod = ns.name(),
-        ))?;
-        ns.ip(&format!("link set eth0 up\naddr add {ip4}/24 dev eth0\nroute add default via 100.96.1.1\n"))?;
-        if let Some(ip6) = ip6 {
-            ns.ip(&format!("addr add {ip6}/64 dev eth0 nodad\nroute add ::/0 via fd00:64:1::1\n"))?;
-        }
-        Ok(PodNet { ns, node: Arc::clone(&self.node), link, ip4, ip6 })
+        let (ns, node) = (NetNs::create(name)?, Arc::clone(&self.node));
+        let pod = PodNet { ns, node, link, ip4, ip6, result: Mutex::default() };
+        pod.plug()?;
+        Ok(pod)
     }
 
     fn next_link(&self, prefix: &str) -> String {
@@ -294,6 +292,73 @@ impl PodNet {
         self.ip6
     }
 
+    /// The hardware addresses of a bridged pod: of the port, and of the pod's own interface.
+    #[must_use]
+    pub fn macs(&self) -> [String; 2] {
+        let [_, b, c, d] = self.ip4.octets();
+        [0, 1].map(|end| format!("02:00:{end:02x}:{b:02x}:{c:02x}:{d:02x}"))
+    }
+
+    /// Plugs a bridged pod's link in, as the bridge plugin does.
+    fn plug(&self) -> Result<()> {
+        let Self { ns, link, ip4, .. } = self;
+        let [port, pod] = self.macs();
+        self.node.ip(&format!(
+            "link add {link} address {port} type veth peer name eth0 address {pod} netns {ns}\n\
+             link set {link} master cbr0 up\n",
+            ns = ns.name(),
+        ))?;
+        ns.ip(&format!("link set eth0 up\naddr add {ip4}/24 dev eth0\nroute add default via 100.96.1.1\n"))?;
+        if let Some(ip6) = self.ip6 {
+            ns.ip(&format!("addr add {ip6}/64 dev eth0 nodad\nroute add ::/0 via fd00:64:1::1\n"))?;
+        }
+        Ok(())
+    }
+
+    /// Takes a bridged pod's link away and plugs in another one of the same name.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn replug(&self) -> Result<()> {
+        self.node.ip(&format!("link delete {}\n", self.link))?;
+        self.plug()
+    }
+
+    /// Leaves in `directory` what libcni would have, until the pod's network goes.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn leave_result(&self, directory: &Path, namespace: &str, name: &str) -> Result<()> {
+        let [port, pod] = self.macs();
+        let ips: Vec<_> = self
+            .ips()
+            .into_iter()
+            .map(|ip| json!({"address": format!("{ip}/{}", if ip.is_ipv4() { 24 } else { 64 }), "interface": 2}))
+            .collect();
+        let result = json!({
+            "kind": "cniCacheV1",
+            "containerId": self.ns.name(),
+            "config": "e30=",
+            "ifName": "eth0",
+            "networkName": "kubenet",
+            "cniArgs": [["IgnoreUnknown", "1"], ["K8S_POD_NAMESPACE", namespace], ["K8S_POD_NAME", name]],
+            "result": {
+                "cniVersion": "1.0.0",
+                "dns": {},
+                "interfaces": [
+                    {"name": "cbr0", "mac": "02:00:02:00:00:00"},
+                    {"name": self.link, "mac": port},
+                    {"name": "eth0", "mac": pod, "sandbox": self.ns.path()},
+                ],
+                "ips": ips,
+            },
+        });
+        let path = directory.join(format!("kubenet-{}-eth0", self.ns.name()));
+        std::fs::write(&path, result.to_string())?;
+        *self.result.lock() = Some(path);
+        Ok(())
+    }
+
     /// All its addresses, IPv4 first, as `status.podIPs` has them.
     #[must_use]
     pub fn ips(&self) -> Vec<IpAddr> {
@@ -303,6 +368,9 @@ impl PodNet {
 
 impl Drop for PodNet {
     fn drop(&mut self) {
+        if let Some(result) = self.result.get_mut().take() {
+            let _ = std::fs::remove_file(result);
+        }
         // The namespace may live on while a process is in it: the link must not.
         if let Err(error) = self.node.ip(&format!("link delete {}\n", self.link)) {
             eprintln!("{error:#}");

@@ -24,6 +24,8 @@ use crate::skip;
 use crate::sts::Sts;
 use crate::topology::{Backend, NODE_V4, NODE_V6, PodNet, Topology, WORLD_V4, imds_v4, imds_v6};
 
+mod bridged;
+
 /// The account of everything here.
 pub const ACCOUNT: &str = "123456789012";
 /// The node's name.
@@ -60,11 +62,14 @@ pub struct World {
     imds: Imds,
     imds_v6: Imds,
     state: tempfile::TempDir,
+    cni_results: tempfile::TempDir,
     last_pod: AtomicU8,
     /// Since when no request of a pod may reach IMDS.
     closed: Mutex<Option<Instant>>,
     /// The test asks IMDS from the node itself, as host processes do: what comes from there tells nothing.
     node_asks: AtomicBool,
+    /// Many pods are behind one link, which nothing but a bridge can pin.
+    shares_links: AtomicBool,
 }
 
 /// A pod: its network, and its object in the cluster.
@@ -155,9 +160,11 @@ impl World {
             imds,
             imds_v6,
             state,
+            cni_results: tempfile::tempdir()?,
             last_pod: AtomicU8::new(10),
             closed: Mutex::default(),
             node_asks: AtomicBool::new(false),
+            shares_links: AtomicBool::new(false),
         };
         for role in ["MyPodRole", "OtherRole"] {
             made.role(role, TRUST)?;
@@ -193,19 +200,10 @@ impl World {
         self.run(Arc::new(net), namespace, name, shape)
     }
 
-    /// As [`World::pod`], on the bridge `cbr0`.
-    ///
-    /// # Errors
-    /// When its network cannot be made; what a real API server said.
-    pub fn bridged_pod(
-        &self,
-        namespace: &str,
-        name: &str,
-        shape: impl FnOnce(Pod) -> Pod,
-    ) -> Result<RunningPod> {
-        let (ip4, ip6) = self.next_addresses();
-        let net = self.topology.bridged_pod(name, ip4, Some(ip6))?;
-        self.run(Arc::new(net), namespace, name, shape)
+    /// The next pair of addresses of the pods' network.
+    pub fn next_addresses(&self) -> (Ipv4Addr, Ipv6Addr) {
+        let n = self.last_pod.fetch_add(1, Ordering::Relaxed) + 1;
+        (Ipv4Addr::new(100, 96, 1, n), Ipv6Addr::new(0xfd00, 0x64, 1, 0, 0, 0, 0, n.into()))
     }
 
     /// Makes a pod object for a network that is there: a pod made again at the same address.
@@ -280,7 +278,7 @@ impl World {
     /// The flags of every agent here, unless a test writes all of them.
     #[must_use]
     pub fn usual_flags(&self) -> Vec<String> {
-        vec![
+        let mut flags = vec![
             format!("--kubeconfig={}", self.state.path().join("kubeconfig").display()),
             format!("--node={NODE}"),
             format!("--host-ip={NODE_V4}"),
@@ -288,9 +286,14 @@ impl World {
             "--iptables".into(),
             "--auto-discover-base-arn".into(),
             format!("--state-dir={}", self.state.path().display()),
+            format!("--cni-results={}", self.cni_results.path().display()),
             "--log-format=json".into(),
             "--log-level=debug".into(),
-        ]
+        ];
+        if self.shares_links.load(Ordering::Relaxed) {
+            flags.push("--shared-l2=allow".into());
+        }
+        flags
     }
 
     /// The environment of every agent here.
@@ -332,6 +335,11 @@ impl World {
         self.node_asks.store(true, Ordering::Relaxed);
     }
 
+    /// Several pods are behind one link: agents started from now on believe their addresses.
+    pub fn shares_links(&self) {
+        self.shares_links.store(true, Ordering::Relaxed);
+    }
+
     /// Has `moto` issue the sessions that STS grants from now on, so that its S3 knows them.
     pub fn issue_by(&self, moto: &Arc<Moto>) {
         let moto = Arc::clone(moto);
@@ -341,11 +349,6 @@ impl World {
             planted::plant(&session.session_token);
             Some((session.access_key_id, session.secret_access_key, session.session_token))
         });
-    }
-
-    fn next_addresses(&self) -> (Ipv4Addr, Ipv6Addr) {
-        let n = self.last_pod.fetch_add(1, Ordering::Relaxed) + 1;
-        (Ipv4Addr::new(100, 96, 1, n), Ipv6Addr::new(0xfd00, 0x64, 1, 0, 0, 0, 0, n.into()))
     }
 }
 

@@ -20,7 +20,7 @@ const ROWS: &[&[&str]] = &[
         "redirect",
         "telemetry",
     ],
-    &["config", "cluster::index", "cluster::snapshot", "imds::route", "imds::token"],
+    &["config", "cni", "cluster::index", "cluster::snapshot", "imds::route", "imds::token"],
     &["policy", "args"],
     &["types", "ready", "supervisor", "metrics", "accept"],
 ];

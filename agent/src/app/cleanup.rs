@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use rolegate_iptables::guard::{DEFAULT_PREFERENCE, Guard};
 use rolegate_iptables::iptables;
+use rolegate_iptables::pins;
 use rolegate_iptables::route::{DEFAULT_TABLE, Route};
 use serde_json::{Value, json};
 
@@ -19,6 +20,7 @@ pub async fn cleanup(peers: bool, json: bool) -> anyhow::Result<()> {
     // Rules and routes are found whatever numbers they were made with.
     let route = Route::new(DEFAULT_PREFERENCE, DEFAULT_TABLE).cleanup().await;
     let (guards, guard_errors) = Guard::new(DEFAULT_PREFERENCE).cleanup().await;
+    let (pins, pin_errors) = pins::cleanup().await;
 
     let table = |it: iptables::Removed| {
         let (family, backend) = (it.family.to_string(), it.backend.to_string());
@@ -26,13 +28,16 @@ pub async fn cleanup(peers: bool, json: bool) -> anyhow::Result<()> {
         (words, json!({"family": family, "backend": backend, "table": it.table}))
     };
     let routing = || ("the policy routing".to_owned(), json!({"redirect": "route"}));
+    let pin = |what| (format!("the table of {what}"), json!({"pins": what}));
     let guard = |guard| (format!("the guard of {guard}"), json!({"guard": guard}));
     let mut removed: Vec<(String, Value)> = rules.removed.into_iter().map(table).collect();
     removed.extend(matches!(route, Ok(true)).then(routing));
+    removed.extend(pins.into_iter().map(pin));
     removed.extend(guards.into_iter().map(guard));
 
     let mut errors: Vec<String> = rules.errors.iter().map(ToString::to_string).collect();
     errors.extend(route.err().map(|error| error.to_string()));
+    errors.extend(pin_errors.iter().map(ToString::to_string));
     errors.extend(guard_errors.iter().map(ToString::to_string));
     let text = if json {
         let removed: Vec<&Value> = removed.iter().map(|(_, object)| object).collect();

@@ -296,12 +296,12 @@ pub struct RedirectArgs {
     /// Number of the routing table of --redirect=route [default: 43518]
     #[arg(long, value_name = "NUMBER")]
     pub route_table: Option<String>,
-    /// Pods that share an interface, as on a bridge, and can forge each other's addresses: pin (each bridge port is held to the address that it was given), refuse (no credentials for them) or allow (the address is believed) [default: pin]
+    /// Pods that share an interface, as on a bridge, and can forge each other's addresses: pin (each bridge port is held to the address of its pod; who is not pinned gets no credentials), refuse (no credentials for them) or allow (the address is believed) [default: pin]
     ///
     /// kube2iam: allow
     #[arg(long, value_name = "MODE")]
     pub shared_l2: Option<String>,
-    /// Directory of what CNI plugins returned, which says whose a bridge port is [default: /var/lib/cni/results]
+    /// Directory of what CNI plugins returned, which says whose a bridge port is; a port that is not in it is held to the first address that it claims, if it is newer than the agent [default: /var/lib/cni/results]
     #[arg(long, value_name = "DIRECTORY")]
     pub cni_results: Option<String>,
     /// Interfaces of pods, a list with + for any ending and ! for all but; auto: all but those of the default routes [default: auto]

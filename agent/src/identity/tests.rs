@@ -243,3 +243,35 @@ fn every_reason_has_its_own_counter() {
         assert_eq!(reason as usize, index, "{}", reason.code());
     }
 }
+
+/// What is published of shared interfaces, by address.
+fn standings(of: &[(&str, Standing)]) -> Arc<Standings> {
+    let of = of.iter().map(|(address, standing)| (ip(address), *standing)).collect();
+    Arc::new(Standings { others_believed: false, of })
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_is_not_pinned_waits_for_its_pin_and_a_shared_one_for_nothing() {
+    let mut world = World::synced();
+    world.pods([mk_pod("u1", "a", &["10.1.0.11"]), mk_pod("u2", "b", &["10.1.0.12"])]);
+    let (publish, seen) = watch::channel(standings(&[("10.1.0.12", Standing::Shared)]));
+    let wanted = Arc::new(tokio::sync::Notify::new());
+    world.identity = world.identity.among(Neighbours::new(seen, Arc::clone(&wanted)));
+    let start = Instant::now();
+    assert_eq!(world.identify("10.1.0.12").await, Err(Unidentified::SharedL2));
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert_eq!(world.identify("10.1.0.11").await, Err(Unidentified::Unpinned), "not looked at yet");
+    assert!(start.elapsed() >= HOLD);
+
+    // Who keeps the pins is told, and the request is answered when it has published.
+    let pinned = async {
+        wanted.notified().await;
+        publish.send_replace(standings(&[("10.1.0.11", Standing::Believed)]));
+    };
+    let (uid, ()) = tokio::join!(world.identify("10.1.0.11"), pinned);
+    assert_eq!(uid.as_deref(), Ok("u1"));
+    publish.send_replace(standings(&[("10.1.0.11", Standing::Unpinned)]));
+    let caller = world.identity.look_up(ip("10.1.0.11")).unwrap();
+    let attested = world.identity.attest(&caller, Instant::now() + HOLD).await;
+    assert_eq!(attested, Err(Unidentified::Unpinned));
+}

@@ -9,6 +9,9 @@ use crate::metrics::Registry;
 /// The cause of a repair of capture `route`.
 pub(super) const ROUTE_CHANGED: &str = "route_changed";
 
+/// The cause of a repair of bridge ports' pins.
+pub(super) const PINS_CHANGED: &str = "pins_changed";
+
 /// Counters and gauges of the redirect.
 pub(super) struct Metrics {
     /// By [`Drift::as_str`] and [`GuardDrift::as_str`].
@@ -29,7 +32,7 @@ impl Metrics {
             &["cause"],
         );
         let (rules, guards) = (Drift::ALL.map(Drift::as_str), GuardDrift::ALL.map(GuardDrift::as_str));
-        for cause in rules.into_iter().chain(guards).chain([ROUTE_CHANGED]) {
+        for cause in rules.into_iter().chain(guards).chain([ROUTE_CHANGED, PINS_CHANGED]) {
             repairs.with_label_values(&[cause]);
         }
         Self {

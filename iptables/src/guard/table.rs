@@ -1,9 +1,9 @@
 //! Guard 2 as it should be.
 
-use netlink_packet_netfilter::nftables::InetHookNumber;
-
 use crate::family::{Family, IMDS_PORT};
-use crate::nftables::{Chain, Table, accept, drop, from, spoofed, tcp_port, to};
+use crate::nftables::{
+    Base, Chain, HookNumber, Table, TableFamily, accept, drop, from, spoofed, tcp_port, to,
+};
 
 /// Before connection tracking (`NF_IP_PRI_RAW`, linux/netfilter_ipv4.h): the source is what the packet says.
 const RAW: i32 = -300;
@@ -15,18 +15,17 @@ pub(super) fn desired() -> Table {
     let imds = Family::ALL.map(Family::imds);
     let all = |parts: &[Vec<_>]| parts.concat();
     Table {
+        family: TableFamily::Inet,
         name: "rolegate",
         chains: vec![
             Chain {
                 name: "prerouting",
-                hook: InetHookNumber::PreRouting,
-                priority: RAW,
+                base: Some(Base { hook: HookNumber::PreRouting, priority: RAW }),
                 rules: imds.map(|address| all(&[to(address), spoofed(), drop()])).into(),
             },
             Chain {
                 name: "forward",
-                hook: InetHookNumber::Forward,
-                priority: BEFORE_FILTER,
+                base: Some(Base { hook: HookNumber::Forward, priority: BEFORE_FILTER }),
                 // From them, too: an answer under way to a connection that is older than the guard is forwarded as it is
                 // where the node translates no sources.
                 rules: imds
@@ -36,8 +35,7 @@ pub(super) fn desired() -> Table {
             },
             Chain {
                 name: "input",
-                hook: InetHookNumber::LocalIn,
-                priority: BEFORE_FILTER,
+                base: Some(Base { hook: HookNumber::LocalIn, priority: BEFORE_FILTER }),
                 rules: imds
                     .into_iter()
                     .flat_map(|address| {

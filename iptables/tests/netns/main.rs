@@ -9,6 +9,7 @@ mod dataplane;
 mod guards;
 mod host;
 mod links;
+mod pins;
 mod reconciliations;
 mod route;
 mod rules;

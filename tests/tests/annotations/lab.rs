@@ -58,6 +58,7 @@ impl Lab {
     /// A lab, unless this machine cannot have one.
     pub(crate) fn new(test: &str) -> Option<Self> {
         let world = World::for_test(test, &Options::default())?;
+        world.shares_links();
         let net = world.topology.routed_pod("rows", Ipv4Addr::new(100, 96, 2, 0), None).unwrap();
         let all =
             |line: &dyn Fn(Ipv4Addr) -> String| (1..=MOST).map(|n| line(address(n))).collect::<String>();

@@ -44,6 +44,25 @@ fn redirect_is_made_where_and_as_told() {
 }
 
 #[test]
+fn pods_on_a_bridge_are_believed_where_and_as_told() {
+    let Some(world) = world("pods_on_a_bridge_are_believed_where_and_as_told") else { return };
+    world.namespace("default", &["*"]).unwrap();
+    let pod = world.bridged_pod("default", "client", |pod| pod.role("MyPodRole")).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let elsewhere = format!("--cni-results={}", elsewhere.path().display());
+    for (without, flags, believed) in [
+        (&[][..], &[][..], true),
+        (&["--cni-results"], &[&*elsewhere], false),
+        (&["--cni-results"], &[&elsewhere, "--shared-l2=allow"], true),
+        (&[], &["--shared-l2=refuse"], false),
+    ] {
+        let agent = ready(&world, without, flags);
+        let status = pod.imds().get("/latest/meta-data/iam/security-credentials/").unwrap().status;
+        assert_eq!(status, if believed { 200 } else { 500 }, "{flags:?}: {}", agent.log());
+    }
+}
+
+#[test]
 fn policy_rules_and_their_table_have_the_numbers_that_they_are_told() {
     let Some(world) = world("policy_rules_and_their_table_have_the_numbers_that_they_are_told") else {
         return;

@@ -51,6 +51,8 @@ const SHOWN: &[(&str, &str)] = &[
     ("redirect", "redirect_is_made_where_and_as_told"),
     ("host-interface", "redirect_is_made_where_and_as_told"),
     ("host-ip", "redirect_is_made_where_and_as_told"),
+    ("shared-l2", "pods_on_a_bridge_are_believed_where_and_as_told"),
+    ("cni-results", "pods_on_a_bridge_are_believed_where_and_as_told"),
     ("rule-preference", "policy_rules_and_their_table_have_the_numbers_that_they_are_told"),
     ("route-table", "policy_rules_and_their_table_have_the_numbers_that_they_are_told"),
     ("reconcile-period", "rules_are_compared_as_often_as_told"),
