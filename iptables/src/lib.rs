@@ -1,12 +1,32 @@
 //! Puts the redirect of the instance metadata addresses into the kernel and keeps it true.
 //!
-//! Captures (one is in force at a time): [`iptables`], kube2iam's way, and [`route`]. Under it, and whatever becomes of it, stand two
-//! guards ([`guard`]); on a bridge that several pods share, each port is held to its pod's address ([`pins`]). What they
-//! share: which interfaces
-//! are meant ([`interfaces`]), what the host's links and routes are and when they change ([`links`]), whether pods'
-//! packets come here ([`selftest`]), who may forward them without asking ([`dataplane`]), and forgetting connections
-//! that are older than the rules ([`conntrack`]). Beside them: the interface that a connection came in by ([`arrival`]),
-//! and what is behind an address ([`behind`]).
+//! Which kernel object stands for which promise, and the file that makes it:
+//!
+//! | Promise | Kernel object | File |
+//! | --- | --- | --- |
+//! | A pod's request comes to the agent (capture `route`) | one policy rule per family, one `local` route in a table of its own; a listener with `IP_TRANSPARENT` | [`route`] |
+//! | The same (capture `iptables`) | chain `ROLEGATE-PREROUTING` in `nat`, a jump to it at the head of `PREROUTING` | [`iptables`] |
+//! | What that lets past is dropped | chain `ROLEGATE-FORWARD` in `filter`, a jump to it at the head of `FORWARD` | [`iptables`] |
+//! | Nothing is routed to the metadata addresses but the host's own | three policy rules per family: guard 1 | [`guard`] (`rules`) |
+//! | Nothing is forwarded to or from them | table `inet rolegate`, chain `forward`: guard 2 | [`guard`] (`table`) |
+//! | No source wears an address that is not behind its interface | the same table, chain `prerouting` | [`guard`] (`table`) |
+//! | No other service of the host is reached at them | the same table, chain `input` | [`guard`] (`table`) |
+//! | On a bridge each port has its pod's address and no other | table `bridge rolegate` | [`pins`] (`table`) |
+//! | What a port claimed first is not forgotten | table `bridge rolegate_first`: two maps and a set | [`pins::first`] |
+//! | Connections older than the capture end | entries of the connection table, deleted | [`conntrack`] |
+//!
+//! What is asked of the kernel and leaves nothing there:
+//!
+//! | Question | File |
+//! | --- | --- |
+//! | Which interfaces, uplinks and routes are there, and what changes | [`links`], [`interfaces`] |
+//! | Would a pod's packet come here | [`selftest`] |
+//! | Who may forward it without asking anybody | [`dataplane`] |
+//! | Where did a connection come in | [`arrival`] |
+//! | What is behind an address | [`behind`] |
+//!
+//! Shared by the above: policy rules (`rules`), tables of nftables (`nftables`), their socket (`nfnetlink`). Everything is
+//! compared first and written only where it differs; nothing is taken away but by `cleanup`.
 //!
 //! Knows neither Kubernetes nor AWS. Starts no task: every future belongs to its caller.
 
