@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::SystemTime;
 
 use serde::Deserialize;
 
@@ -53,6 +54,8 @@ pub struct Attachment {
     pub pod_macs: BTreeSet<Vec<u8>>,
     /// Whose it is, where the runtime told the plugin.
     pub pod_uid: Option<String>,
+    /// When the runtime wrote it down: once, when it made the sandbox.
+    pub written: Option<SystemTime>,
 }
 
 /// All that is in a directory.
@@ -130,7 +133,8 @@ impl Attachment {
         if u64::try_from(bytes.len()).is_ok_and(|length| length > MOST_BYTES) {
             return Err(CniError::TooLong);
         }
-        Self::parse(&bytes)
+        let written = path.symlink_metadata()?.modified().ok();
+        Ok(Self { written, ..Self::parse(&bytes)? })
     }
 
     /// Reads one file of libcni's.

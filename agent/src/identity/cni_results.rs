@@ -4,22 +4,17 @@
 //! libcni's `api.go`). It says nothing of what is behind an address, but it is the node's own word, and in time.
 
 use std::collections::HashMap;
-use std::io;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use serde::Deserialize;
 use tokio::time::Instant;
-use tracing::debug;
 
+use crate::cni::Results;
 use crate::types::{PodIp, PodUid};
 
 /// What was read is good for so long: whoever asks often does not read a directory each time.
 const GOOD_FOR: Duration = Duration::from_secs(1);
-/// A result is 1 to 4 KiB; what is longer is none.
-const MOST_BYTES: u64 = 256 * 1024;
 
 /// The directory of results.
 #[derive(Debug)]
@@ -33,25 +28,6 @@ pub(super) struct CniResults {
 struct Given {
     uid: PodUid,
     at: SystemTime,
-}
-
-#[derive(Deserialize)]
-struct Cached {
-    #[serde(rename = "cniArgs", default)]
-    args: Vec<(String, String)>,
-    result: CniResult,
-}
-
-#[derive(Deserialize)]
-struct CniResult {
-    #[serde(default)]
-    ips: Vec<CniAddress>,
-}
-
-#[derive(Deserialize)]
-struct CniAddress {
-    /// With the length of its prefix.
-    address: String,
 }
 
 // === impl CniResults ===
@@ -75,19 +51,11 @@ impl CniResults {
     /// Every address, and the last that it was given to.
     fn read(&self) -> HashMap<PodIp, Given> {
         let mut given: HashMap<PodIp, Given> = HashMap::new();
-        let files = match std::fs::read_dir(&self.directory) {
-            Ok(files) => files,
-            Err(error) => {
-                debug!(%error, directory = %self.directory.display(), "results of network plugins cannot be read");
-                return given;
-            }
-        };
-        for file in files.flatten() {
-            // One that is gone, or not written yet, or not a result.
-            let Ok((uid, ips, at)) = read_one(&file.path()) else { continue };
-            for ip in ips {
+        for attachment in Results::read(&self.directory).attachments {
+            let (Some(uid), Some(at)) = (attachment.pod_uid, attachment.written) else { continue };
+            for ip in attachment.addresses.into_iter().map(PodIp::new) {
                 if given.get(&ip).is_none_or(|other| other.at < at) {
-                    given.insert(ip, Given { uid: uid.clone(), at });
+                    given.insert(ip, Given { uid: PodUid::new(&uid), at });
                 }
             }
         }
@@ -95,24 +63,14 @@ impl CniResults {
     }
 }
 
-fn read_one(path: &Path) -> io::Result<(PodUid, Vec<PodIp>, SystemTime)> {
-    let metadata = std::fs::metadata(path)?;
-    if !metadata.is_file() || metadata.len() > MOST_BYTES {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    let cached: Cached = serde_json::from_slice(&std::fs::read(path)?)?;
-    let uid = cached.args.iter().find(|(name, _)| name == "K8S_POD_UID").map(|(_, uid)| PodUid::new(uid));
-    let address = |ip: &CniAddress| ip.address.split('/').next()?.parse::<IpAddr>().ok().map(PodIp::new);
-    let ips = cached.result.ips.iter().filter_map(address).collect();
-    Ok((uid.ok_or(io::ErrorKind::InvalidData)?, ips, metadata.modified()?))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn result(uid: &str, ips: &[&str]) -> String {
-        let ips: Vec<_> = ips.iter().map(|ip| serde_json::json!({"address": ip, "interface": 1})).collect();
+        let ips: Vec<_> = ips.iter().map(|ip| serde_json::json!({"address": ip})).collect();
         serde_json::json!({
             "kind": "cniCacheV1",
             "containerId": "0123",
@@ -142,11 +100,12 @@ mod tests {
         };
         write(dir.path(), "net-1-eth0", &result("u1", &["10.1.0.11/32", "fd00::11/128"]), 100);
         write(dir.path(), "net-2-eth0", "{\"kind\":\"cniCacheV1\"", 300);
-        write(dir.path(), "net-3-eth0", "[]", 300);
-        write(dir.path(), "net-4-eth0", &result("u4", &["10.1.0.14", "no address"]), 100);
+        write(dir.path(), "net-3-eth0", &result("u3", &["10.1.0.13", "no address"]), 300);
+        write(dir.path(), "net-4-eth0", &result("u4", &["10.1.0.14"]), 100);
         std::fs::create_dir(dir.path().join("directory")).unwrap();
         assert_eq!((given("u1", "10.1.0.11"), given("u1", "fd00::11")), (Some(100), Some(100)));
         assert_eq!((given("u2", "10.1.0.11"), given("u1", "10.1.0.12")), (None, None));
+        assert_eq!(given("u3", "10.1.0.13"), None, "not a part of an odd one");
         assert_eq!(given("u4", "10.1.0.14"), Some(100));
 
         write(dir.path(), "net-5-eth0", &result("u1", &["10.1.0.11/32"]), 200);
