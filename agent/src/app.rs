@@ -1,5 +1,6 @@
 //! Wires everything, one function a component; the only module that knows all the others.
 
+mod capture;
 mod cleanup;
 mod guard;
 mod handover;
@@ -7,6 +8,7 @@ mod late_source;
 mod learn;
 mod privileges;
 mod process;
+mod ready_log;
 mod sockets;
 mod store;
 mod uncaptured;
@@ -38,11 +40,12 @@ use crate::metrics::Registry;
 use crate::policy::Policy;
 use crate::prefetch::{self, Complaints};
 use crate::ready::Gates;
-use crate::redirect::{Choice, Mode, Pinning, Redirect};
+use crate::redirect::Mode;
 use crate::server::{Listeners, Queue, Server};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Telemetry;
 use crate::types::{Clock, PodIp};
+use capture::{start_pins_task, start_redirect, start_redirect_task};
 pub use cleanup::cleanup;
 pub use guard::guard;
 use handover::{Charge, Stage};
@@ -50,6 +53,7 @@ use late_source::LateSource;
 use learn::Learner;
 use privileges::Privileges;
 pub use process::forbid_dumps;
+use ready_log::start_ready_log;
 use sockets::Sockets;
 use uncaptured::Uncaptured;
 
@@ -160,20 +164,6 @@ pub async fn run(prepared: Prepared) -> anyhow::Result<()> {
     drain(&mut supervisor, &mut signals, base.config.server.drain).await;
     drop(base.telemetry);
     ended
-}
-
-/// The rule goes in before anything is waited for: until the agent is ready it refuses, and never lets through.
-async fn start_redirect(base: &Base, choice: Choice) -> anyhow::Result<(Redirect, Pinning)> {
-    let gate = base.gates.add("redirect", "not installed yet");
-    let config = &base.config;
-    let mut redirect = Redirect::new(&config.redirect, choice, config.server.app_port, gate, &base.registry)?;
-    let gate = base.gates.add("pins", "pods are not listed yet");
-    let mut pins = redirect.pinning(&config.redirect, gate, &base.registry);
-    pins.remember().await;
-    if let Err(error) = redirect.install_once().await {
-        error!(%error, "the redirect could not be installed; it is tried again");
-    }
-    Ok((redirect, pins))
 }
 
 fn start_wires(
@@ -293,29 +283,6 @@ fn start_addresses(supervisor: &mut Supervisor) -> watch::Receiver<Arc<HashSet<P
     addresses
 }
 
-fn start_redirect_task(mut redirect: Redirect, wires: &Wires, charge: Charge, supervisor: &mut Supervisor) {
-    let snapshots = wires.snapshots.clone();
-    supervisor.spawn("redirect", async move {
-        while let Some(turn) = charge.turn().await {
-            redirect.run(turn.token(), snapshots.clone()).await?;
-            redirect.left_to_another();
-        }
-        Ok(())
-    });
-}
-
-/// As the redirect: one agent of a node writes pins.
-fn start_pins_task(mut pins: Pinning, wires: &Wires, charge: Charge, supervisor: &mut Supervisor) {
-    let snapshots = wires.snapshots.clone();
-    supervisor.spawn("pins", async move {
-        while let Some(turn) = charge.turn().await {
-            pins.run(turn.token(), snapshots.clone()).await?;
-            pins.left_to_another();
-        }
-        Ok(())
-    });
-}
-
 /// What pods will ask for depends on the policy: when that is known, or known better, it is computed anew.
 fn start_prefetch(base: &Base, wires: &Wires, supervisor: &mut Supervisor) {
     let (snapshots, broker) = (wires.snapshots.clone(), wires.broker.clone());
@@ -414,29 +381,6 @@ fn start_server(
     supervisor
         .spawn("server", server.run(listeners, base.accept_errors.clone(), queue, supervisor.shutdown()));
     Ok(())
-}
-
-/// Says once, and after every interruption, that the agent is ready; and what it waits for when it is not.
-fn start_ready_log(base: &Base, supervisor: &mut Supervisor) {
-    let gates = base.gates.clone();
-    let shutdown = supervisor.shutdown();
-    supervisor.spawn("ready-log", async move {
-        let mut states = gates.subscribe();
-        let mut was_ready = false;
-        loop {
-            let closed = process::closed_gates(&states.borrow_and_update());
-            match (closed.is_empty(), was_ready) {
-                (true, false) => info!("ready"),
-                (false, _) => info!(waiting_for = %closed.join("; "), "not ready"),
-                (true, true) => {}
-            }
-            was_ready = closed.is_empty();
-            tokio::select! {
-                () = shutdown.cancelled() => return Ok(()),
-                changed = states.changed() => changed?,
-            }
-        }
-    });
 }
 
 /// Waits for all tasks and connections, but no longer than asked, and not at all after a second signal.

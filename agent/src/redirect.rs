@@ -5,6 +5,7 @@
 //! by the node. Which capture it is: [`Choice`].
 
 mod choice;
+mod error;
 mod health;
 mod metrics;
 mod notices;
@@ -18,11 +19,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rolegate_iptables::conntrack;
-use rolegate_iptables::guard::{Guard, GuardError};
-use rolegate_iptables::iptables::{self, Cause, Desired, Iptables, TargetError, search_path};
-use rolegate_iptables::links::{LinkError, pod_links};
+use rolegate_iptables::guard::Guard;
+use rolegate_iptables::iptables::{Cause, Desired, Iptables, search_path};
+use rolegate_iptables::links::pod_links;
 use rolegate_iptables::route::Route;
-use rolegate_iptables::{Family, InterfaceSpec, InterfaceSpecError, Links};
+use rolegate_iptables::{Family, InterfaceSpec, Links};
 use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,7 @@ use crate::metrics::Registry;
 use crate::ready::Gate;
 
 pub use choice::{Choice, Mode};
+pub use error::RedirectError;
 use health::Health;
 use metrics::{Metrics, ROUTE_CHANGED};
 use notices::Notices;
@@ -45,37 +47,6 @@ const LOOK_AT_MOST_EVERY: Duration = Duration::from_secs(5);
 
 /// After an error the next look comes sooner.
 const LOOK_AFTER_ERROR: Duration = Duration::from_secs(1);
-
-/// Why the redirect cannot be what was asked for.
-#[derive(Debug, thiserror::Error)]
-pub enum RedirectError {
-    /// `--host-interface`: the operator has to write it differently.
-    #[error("--host-interface: {0}")]
-    Interfaces(#[from] InterfaceSpecError),
-    /// `--host-ip`: the operator has to give another one.
-    #[error("--host-ip: {0}")]
-    Target(#[from] TargetError),
-    /// `--host-ip` is needed.
-    #[error("--host-ip: an address of this node that pods' traffic is redirected to has to be given")]
-    NoTarget,
-    /// Neither capture of `--redirect=auto` can be had.
-    #[error(
-        "--redirect=auto: route cannot be had: {0}; iptables needs --host-ip, the address of this node that pods' traffic is redirected to"
-    )]
-    Neither(String),
-    /// Links and routes could not be read.
-    #[error(transparent)]
-    Links(#[from] LinkError),
-    /// Capture `route` does not stand.
-    #[error("policy routing: {0}")]
-    Routing(#[source] LinkError),
-    /// Rules could not be read or written.
-    #[error(transparent)]
-    Iptables(#[from] iptables::Error),
-    /// A guard does not stand.
-    #[error(transparent)]
-    Guard(#[from] GuardError),
-}
 
 /// The guards and the capture of this node.
 pub struct Redirect {

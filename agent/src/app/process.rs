@@ -9,7 +9,6 @@ use tracing::{debug, error, info, warn};
 
 use crate::admin::{REVISION, VERSION};
 use crate::config::{Config, Restrictions};
-use crate::ready::GateState;
 
 /// Keeps what this process holds in its memory: no core file, no tracer without privilege, and `/proc/<pid>` is
 /// root's. The flag alone would do on a plain kernel; the limit holds where a node lets such processes be dumped
@@ -94,12 +93,4 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
-}
-
-/// `name: reason` of every closed gate.
-pub(super) fn closed_gates(states: &[GateState]) -> Vec<String> {
-    states
-        .iter()
-        .filter_map(|gate| gate.state.as_ref().err().map(|reason| format!("{}: {reason}", gate.name)))
-        .collect()
 }

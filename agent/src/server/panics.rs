@@ -1,5 +1,7 @@
 //! A defect of what answers ends its connection and nothing else.
 
+use std::net::Ipv4Addr;
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;

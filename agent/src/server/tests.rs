@@ -1,11 +1,15 @@
 //! How long a connection lives, told with a paused clock.
 
+use std::net::Ipv4Addr;
+
 use http_body_util::BodyExt as _;
+use nix::sys::socket::sockopt;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
 use tokio::time::{Instant, sleep};
 
+use super::listeners::{UNREAD_ANSWER_MILLIS, listener};
 use super::*;
 
 /// What a connection waits at most for its source's place.
