@@ -5,7 +5,7 @@
 //!
 //! There is one gap: where bridges hand IPv6 packets to ip6tables (`bridge-nf-call-ip6tables`, which Kubernetes asks for)
 //! and their destination is translated there, the kernel notes the interface that has the new destination
-//! (`ip6_rcv_core` takes the device of the route that is there already). [`Arrival::at`] knows; the spoof check of the
+//! (`ip6_rcv_core` takes the device of the route that is there already). `Arrival::at` knows; the spoof check of the
 //! guard (`guard::table`) comes before that.
 
 use std::io;
