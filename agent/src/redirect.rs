@@ -5,6 +5,7 @@
 //! by the node. Which capture it is: [`Choice`].
 
 mod choice;
+mod detour;
 mod error;
 mod health;
 mod metrics;

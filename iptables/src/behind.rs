@@ -148,7 +148,7 @@ impl Surroundings {
 
     /// The index of the interface that a connection came in by whose source is where `source` says.
     pub fn came_in_by(&mut self, arrival: Arrival, source: &Behind) -> u32 {
-        arrival.at(source, |address| {
+        arrival.at(source.interface, source.shared == Shared::Bridge, |address| {
             if let Some(known) = self.owners.get(&address) {
                 return Some(*known);
             }

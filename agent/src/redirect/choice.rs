@@ -12,7 +12,7 @@ use rolegate_iptables::selftest::{detours, routed_addresses};
 use tracing::{info, warn};
 
 use super::RedirectError;
-use super::proof::sentence;
+use super::detour::sentence;
 use crate::config::{self, RedirectMode};
 
 /// What to do where nothing can be proved.

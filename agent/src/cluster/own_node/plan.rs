@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::schedule::HEARTBEAT;
+/// The condition is renewed, and the Node looked at, this often (as the kubelet does with its own).
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(300);
 use crate::ready::GateState;
 
 /// The type of our condition.

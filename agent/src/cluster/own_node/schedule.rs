@@ -4,11 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::plan::Waiting;
+use super::plan::{HEARTBEAT, Waiting};
 use crate::cluster::backoff::jittered;
-
-/// The condition is renewed, and the Node looked at, this often (as the kubelet does with its own).
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(300);
 
 /// What is over within this time is not told: rules that somebody removes are back within 1 s, those of legacy tables
 /// within 5 s, and counted.
