@@ -183,7 +183,7 @@ fn start_wires(
         &base.registry,
     );
     let node = watch.node();
-    let witnesses = start_witnesses(base, mode, &watch, snapshots.clone(), supervisor)?;
+    let witnesses = start_witnesses(base, mode, &watch, snapshots.clone(), neighbours.clone(), supervisor)?;
     start_own_node(base, node.clone(), charge, supervisor);
     let shutdown = supervisor.shutdown();
     supervisor.spawn("kubernetes-watch", async move {
@@ -229,6 +229,7 @@ fn start_witnesses(
     mode: Mode,
     watch: &Watch,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    neighbours: Neighbours,
     supervisor: &mut Supervisor,
 ) -> anyhow::Result<Option<Arc<Witnesses>>> {
     if mode == Mode::Operators {
@@ -242,7 +243,7 @@ fn start_witnesses(
     supervisor.spawn("witnesses", async move {
         tokio::select! {
             () = shutdown.cancelled() => {}
-            () = looking.look_ahead(snapshots) => {}
+            () = looking.look_ahead(snapshots, neighbours) => {}
         }
         Ok(())
     });

@@ -252,7 +252,7 @@ impl Identity {
 
     async fn attested(&self, caller: &Caller, deadline: Instant) -> Result<(), Doubt> {
         let Some(witnesses) = &self.witnesses else { return Ok(()) };
-        let attested = witnesses.attest(caller, || self.snapshot());
+        let attested = witnesses.attest(caller, self.neighbours.port(caller.ip), || self.snapshot());
         tokio::time::timeout_at(deadline, attested).await.unwrap_or(Err(Doubt::Unseen))
     }
 

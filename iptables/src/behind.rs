@@ -45,6 +45,8 @@ pub struct Behind {
     pub hardware: Option<HardwareAddress>,
     /// Who else may be behind that interface.
     pub shared: Shared,
+    /// Of a bridge, the index of the port that is held to the address, for whoever knows it: it is not asked for here.
+    pub port: Option<u32>,
 }
 
 /// Who is behind an interface.
@@ -269,7 +271,7 @@ impl Questions {
         let shared = if gateway.is_some() { Shared::Others } else { self.shared(interface)? };
         let neighbour = gateway.unwrap_or(address);
         let hardware = self.hardware(interface, neighbour)?;
-        Ok(Some(Known { behind: Behind { interface, hardware, shared }, neighbour }))
+        Ok(Some(Known { behind: Behind { interface, hardware, shared, port: None }, neighbour }))
     }
 
     fn shared(&mut self, interface: u32) -> io::Result<Shared> {

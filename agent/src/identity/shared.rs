@@ -14,8 +14,10 @@ use crate::types::PodIp;
 /// Where an address stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Its pod has an interface of its own, or its port is pinned to it.
+    /// Its pod has an interface of its own, or neighbours are trusted.
     Believed,
+    /// It is on a bridge, and the port of this index is pinned to it.
+    Pinned(u32),
     /// It is on a bridge, and no port is pinned to it.
     Unpinned,
     /// Its interface is shared, and that is refused or cannot be pinned.
@@ -36,6 +38,16 @@ pub struct Standings {
 pub struct Neighbours {
     standings: watch::Receiver<Arc<Standings>>,
     wanted: Arc<Notify>,
+}
+
+// === impl Standing ===
+
+impl Standing {
+    /// Its pod may be served.
+    #[must_use]
+    pub fn is_believed(self) -> bool {
+        matches!(self, Self::Believed | Self::Pinned(_))
+    }
 }
 
 // === impl Neighbours ===
@@ -59,7 +71,7 @@ impl Neighbours {
     pub(super) fn doubt(&self, ip: PodIp) -> Option<Unidentified> {
         let standings = self.standings.borrow();
         let doubt = match standings.of.get(&ip) {
-            Some(Standing::Believed) => None,
+            Some(Standing::Believed | Standing::Pinned(_)) => None,
             None if standings.others_believed => None,
             Some(Standing::Unpinned) | None => Some(Unidentified::Unpinned),
             Some(Standing::Shared) => Some(Unidentified::SharedL2),
@@ -68,6 +80,14 @@ impl Neighbours {
             self.wanted.notify_one();
         }
         doubt
+    }
+
+    /// The index of the bridge port that is pinned to the address, if it is on a bridge.
+    pub(super) fn port(&self, ip: PodIp) -> Option<u32> {
+        match self.standings.borrow().of.get(&ip) {
+            Some(Standing::Pinned(port)) => Some(*port),
+            _ => None,
+        }
     }
 
     /// Waits until something else is published.

@@ -82,15 +82,17 @@ impl Memory {
         }
     }
 
-    /// Whether nothing was seen yet.
+    /// Whether nothing was seen yet, or on a bridge before the port was pinned.
     pub(super) fn is_new(&self, uid: &PodUid, ip: PodIp) -> bool {
-        self.witness(uid, ip).is_none()
+        self.witness(uid, ip).is_none_or(Witness::is_vague)
     }
 
     /// What was seen while the API server was heard, before the pod asked for anything.
     pub(super) fn glimpse(&mut self, uid: &PodUid, ip: PodIp, behind: Behind) {
         if self.is_new(uid, ip) {
-            self.0.entry(uid.clone()).or_default().push(Witness { ip, behind, served: None });
+            let witnesses = self.0.entry(uid.clone()).or_default();
+            witnesses.retain(|witness| witness.ip != ip);
+            witnesses.push(Witness { ip, behind, served: None });
         }
     }
 
@@ -146,6 +148,11 @@ impl Memory {
 // === impl Witness ===
 
 impl Witness {
+    /// A glimpse of a bridge before it was known which port is the pod's.
+    fn is_vague(&self) -> bool {
+        self.served.is_none() && self.behind.shared == Shared::Bridge && self.behind.port.is_none()
+    }
+
     /// What is there now is what was, as far as can be told: behind an interface of its own, or with its card.
     fn vouches_for(&self, now: &Behind) -> bool {
         match now.shared {
@@ -164,7 +171,8 @@ impl Witness {
 
     /// The same interface, whose card was not known then.
     fn is_completed_by(&self, now: &Behind) -> bool {
-        self.behind.interface == now.interface && self.behind.hardware.is_none()
+        let port = self.behind.port.is_none() || self.behind.port == now.port;
+        self.behind.interface == now.interface && self.behind.hardware.is_none() && port
     }
 }
 

@@ -12,6 +12,7 @@ use tracing::warn;
 
 use super::Caller;
 use super::cni_results::CniResults;
+use super::shared::Neighbours;
 use super::witness::{Doubt, Judgement, Memory, Seen};
 use crate::cluster::Snapshot;
 use crate::types::{Clock, PodIp};
@@ -50,14 +51,15 @@ impl Witnesses {
     }
 
     /// Whether the connection that came in as `caller.arrival` is the caller's. From memory, unless the address is new
-    /// or something of it changed. `latest` is the snapshot of now: whoever is not in it is forgotten.
+    /// or something of it changed. `port` is the bridge port that is pinned to its address; `latest` is the snapshot of now: whoever is not in it is forgotten.
     pub(super) async fn attest(
         &self,
         caller: &Caller,
+        port: Option<u32>,
         latest: impl Fn() -> Arc<Snapshot>,
     ) -> Result<(), Doubt> {
         let (uid, ip) = (&caller.pod.facts.uid, caller.ip);
-        let behind = self.behind(ip).await?;
+        let behind = self.behind(ip).await?.map(|behind| Behind { port, ..behind });
         let arrival = caller.arrival.zip(behind.as_ref());
         let incoming = arrival.map(|(arrival, behind)| self.surroundings.lock().came_in_by(arrival, behind));
         let seen = Seen { incoming, behind };
@@ -80,7 +82,11 @@ impl Witnesses {
 
     /// Has a look at what is behind the addresses of pods that are new, while the API server is heard, so that they are
     /// known when it is not. Ends with `snapshots`.
-    pub async fn look_ahead(&self, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+    pub async fn look_ahead(
+        &self,
+        mut snapshots: watch::Receiver<Arc<Snapshot>>,
+        mut neighbours: Neighbours,
+    ) {
         loop {
             let snapshot = {
                 // Locked first: as in `attest`.
@@ -89,6 +95,7 @@ impl Witnesses {
                 memory.forget(|uid| snapshot.pod(uid).is_some());
                 snapshot
             };
+            neighbours.mark_seen();
             for pod in snapshot.pods().filter(|pod| !pod.host_network && !pod.terminal && !pod.deleting) {
                 for ip in &pod.ips {
                     let is_new = self.memory.lock().is_new(&pod.facts.uid, *ip);
@@ -96,11 +103,16 @@ impl Witnesses {
                         && let Ok(Some(behind)) = self.behind(*ip).await
                         && (self.fresh)()
                     {
-                        self.memory.lock().glimpse(&pod.facts.uid, *ip, behind);
+                        let port = neighbours.port(*ip);
+                        self.memory.lock().glimpse(&pod.facts.uid, *ip, Behind { port, ..behind });
                     }
                 }
             }
-            if snapshots.changed().await.is_err() {
+            let ended = tokio::select! {
+                changed = snapshots.changed() => changed.is_err(),
+                () = neighbours.changed() => false,
+            };
+            if ended {
                 return;
             }
         }

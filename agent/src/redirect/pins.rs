@@ -315,9 +315,10 @@ impl Pinning {
 
     /// While the table is written those alone are believed that were before and will be after.
     fn doubt_all_but(&self, after: Option<&HashMap<PodIp, Standing>>) {
-        let believed = |ip: &PodIp| after.and_then(|after| after.get(ip)) == Some(&Standing::Believed);
         let before = Arc::clone(&self.standings.borrow());
-        let kept = before.of.iter().filter(|(ip, _)| believed(ip));
+        let kept = before.of.iter().filter(|(ip, standing)| {
+            standing.is_believed() && after.and_then(|after| after.get(*ip)) == Some(*standing)
+        });
         self.publish(kept.map(|(ip, standing)| (*ip, *standing)).collect());
     }
 
@@ -330,7 +331,7 @@ impl Pinning {
     }
 
     fn publish(&self, of: HashMap<PodIp, Standing>) {
-        let doubted = of.values().filter(|standing| **standing != Standing::Believed).count();
+        let doubted = of.values().filter(|standing| !standing.is_believed()).count();
         self.metrics.doubted.set(i64::try_from(doubted).unwrap_or(i64::MAX));
         let new = Standings { others_believed: self.mode == SharedL2::Allow, of };
         self.standings.send_if_modified(|standings| {

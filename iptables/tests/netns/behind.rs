@@ -86,7 +86,8 @@ fn connection_came_in_by_the_pods_interface_under_either_capture() {
         return;
     }
     let world = World::new();
-    let source = |link, shared| Behind { interface: index(&world.node, link), hardware: None, shared };
+    let source =
+        |link, shared| Behind { interface: index(&world.node, link), hardware: None, shared, port: None };
     let pods =
         [(&world.routed, source("cali1", Shared::Own)), (&world.bridged, source("cbr0", Shared::Bridge))];
     world.node.sh("ip rule add pref 3 to 169.254.169.254 lookup 43518

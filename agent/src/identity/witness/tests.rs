@@ -25,6 +25,7 @@ fn behind(interface: u32, card: Option<u8>) -> Behind {
         interface,
         hardware: card.map(|last| HardwareAddress::new(&[2, 0, 0, 0, 0, last])),
         shared: shared(interface),
+        port: (shared(interface) == Shared::Bridge).then_some(20),
     }
 }
 
@@ -196,6 +197,33 @@ fn a_glimpse_lets_in_who_was_there_and_keeps_nobody_out() {
         assert_eq!(memory.judge(&a, address, &seen, false), stale, "{then:?} {now:?}");
         assert_eq!(memory.judge(&a, address, &seen, true), Judgement::First, "{then:?} {now:?}");
     }
+}
+
+/// Some plugins make cards' addresses of pods' own: the port that is held to the address tells them apart.
+#[test]
+fn another_port_of_a_bridge_is_another_pod_whatever_its_card() {
+    let (a, address) = (uid(0), ip(1));
+    let behind_port = |port| {
+        let behind = Behind { port, ..behind(1, Some(1)) };
+        Seen { incoming: Some(1), behind: Some(behind) }
+    };
+    let (here, elsewhere, unknown) = (behind_port(Some(20)), behind_port(Some(21)), behind_port(None));
+    let mut memory = Memory::default();
+    memory.settle((&a, address), &here, true, at(10), None, |_| true).unwrap();
+    assert_eq!(memory.judge(&a, address, &here, false), Judgement::Same);
+    for other in [&elsewhere, &unknown] {
+        let settled = memory.settle((&a, address), other, true, at(20), None, |_| true);
+        assert_eq!(settled, Err(Doubt::Changed), "{other:?}");
+    }
+    // What was glimpsed before the port was pinned says nothing, and is looked at again.
+    let mut memory = Memory::default();
+    for seen in [&unknown, &here] {
+        assert!(memory.is_new(&a, address));
+        memory.glimpse(&a, address, seen.behind.clone().unwrap());
+    }
+    assert!(!memory.is_new(&a, address));
+    assert_eq!(memory.judge(&a, address, &elsewhere, false), Judgement::Doubted(Doubt::Stale));
+    assert_eq!(memory.judge(&a, address, &here, false), Judgement::First);
 }
 
 #[test]

@@ -131,14 +131,16 @@ impl Plan {
         for (address, link) in seen.routed {
             *on_link.entry((*link, address.is_ipv4())).or_default() += 1;
         }
-        let port_bridge: HashMap<&str, u32> =
-            seen.links.ports.iter().map(|port| (port.key.name.as_str(), port.bridge)).collect();
-        let pinned: HashSet<(u32, IpAddr)> = self
+        let ports: HashMap<&str, &Port> =
+            seen.links.ports.iter().map(|port| (port.key.name.as_str(), port)).collect();
+        let pinned: HashMap<(u32, IpAddr), u32> = self
             .pins
             .pins
             .iter()
-            .filter_map(|pin| Some((*port_bridge.get(pin.port.as_str())?, pin)))
-            .flat_map(|(bridge, pin)| pin.addresses.iter().map(move |address| (bridge, *address)))
+            .filter_map(|pin| Some((*ports.get(pin.port.as_str())?, pin)))
+            .flat_map(|(port, pin)| {
+                pin.addresses.iter().map(move |address| ((port.bridge, *address), port.key.index))
+            })
             .collect();
         let names: HashMap<u32, &str> =
             seen.links.links.iter().map(|link| (link.index, link.name.as_str())).collect();
@@ -146,8 +148,9 @@ impl Plan {
             let bridge = seen.links.bridges.contains_key(link);
             let several = on_link.get(&(*link, address.is_ipv4())).is_some_and(|addresses| *addresses > 1);
             let standing = match (bridge, several) {
-                (true, _) if pinned.contains(&(*link, *address)) => Standing::Believed,
-                (true, _) => Standing::Unpinned,
+                (true, _) => {
+                    pinned.get(&(*link, *address)).map_or(Standing::Unpinned, |port| Standing::Pinned(*port))
+                }
                 (false, true) => Standing::Shared,
                 (false, false) => Standing::Believed,
             };

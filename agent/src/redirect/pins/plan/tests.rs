@@ -107,9 +107,9 @@ fn port_is_pinned_to_its_result_else_to_what_it_claimed_first() {
     let plan = scene.plan();
     assert_eq!(pins(&plan), [pin(10, &["10.2.0.10", "fd02::10"]), pin(11, &["10.2.0.11"])]);
     for (address, is) in [
-        ("10.2.0.10", Standing::Believed),
-        ("fd02::10", Standing::Believed),
-        ("10.2.0.11", Standing::Believed),
+        ("10.2.0.10", Standing::Pinned(10)),
+        ("fd02::10", Standing::Pinned(10)),
+        ("10.2.0.11", Standing::Pinned(11)),
         ("10.2.0.12", Standing::Unpinned),
         ("10.2.0.13", Standing::Unpinned),
     ] {
@@ -234,7 +234,7 @@ proptest! {
         let distinct: BTreeSet<IpAddr> = all.iter().copied().collect();
         prop_assert_eq!(distinct.len(), all.len());
         for (address, is) in &plan.standings {
-            prop_assert_eq!(*is == Standing::Believed, distinct.contains(&address.addr()));
+            prop_assert_eq!(is.is_believed(), distinct.contains(&address.addr()));
         }
     }
 }
