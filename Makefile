@@ -23,7 +23,7 @@ CAPTURES_FLAGS ?=
 FAIRNESS_FLAGS ?=
 HERD_FLAGS ?=
 # Suites that run a second time, against a real API server, where one could be built.
-REAL_API_SUITES ?= acceptance capture sdk startup_taint world
+REAL_API_SUITES ?= acceptance route sdk startup_taint world
 
 .PHONY: help
 help: ## this list
