@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::{RunningPod, World};
 use crate::kube_api::Pod;
+use crate::topology::PodNet;
 
 impl World {
     /// As [`World::pod`], on the bridge `cbr0`; the CNI's result is left where the agent looks for it.
@@ -19,8 +20,7 @@ impl World {
         name: &str,
         shape: impl FnOnce(Pod) -> Pod,
     ) -> Result<RunningPod> {
-        let (ip4, ip6) = self.next_addresses();
-        let net = self.topology.bridged_pod(name, ip4, Some(ip6))?;
+        let net = self.bridged_net(name)?;
         net.leave_result(self.cni_results(), namespace, name)?;
         self.run(Arc::new(net), namespace, name, shape)
     }
@@ -35,9 +35,13 @@ impl World {
         name: &str,
         shape: impl FnOnce(Pod) -> Pod,
     ) -> Result<RunningPod> {
-        let (ip4, ip6) = self.next_addresses();
-        let net = self.topology.bridged_pod(name, ip4, Some(ip6))?;
+        let net = self.bridged_net(name)?;
         self.run(Arc::new(net), namespace, name, shape)
+    }
+
+    fn bridged_net(&self, name: &str) -> Result<PodNet> {
+        let (ip4, ip6) = self.next_addresses();
+        self.topology.bridged_pod(name, ip4, Some(ip6))
     }
 
     /// Where the results of the CNI are (`--cni-results`).
