@@ -20,14 +20,19 @@ exec 9>"$cache/setup.lock"
 have flock && flock 9
 
 # --- Debian packages -------------------------------------------------------------------------------------
+missing=()
 # command:package, the command telling whether the package is needed.
 wanted=(ip:iproute2 iptables:iptables nft:nftables conntrack:conntrack nsenter:util-linux
   curl:curl cc:gcc python3:python3)
 [ "${1:-}" = demo ] || wanted+=(node:nodejs npm:npm faketime:faketime)
-# Only a real API server needs etcd, and only Go builds one.
-if [ "${1:-}" != demo ] && have go; then wanted+=(etcd:etcd-server); fi
+# Prometheus for its rules and a real scrape; buildah and musl's compiler for the image.
+[ "${1:-}" = demo ] || wanted+=(promtool:prometheus buildah:buildah musl-gcc:musl-tools)
+# A real cluster needs these, and only Go builds the rest of it.
+if [ "${1:-}" != demo ] && have go; then
+  wanted+=(etcd:etcd-server containerd:containerd runc:runc busybox:busybox-static)
+  [ -x /usr/lib/cni/ptp ] || missing+=(containernetworking-plugins)
+fi
 
-missing=()
 for pair in "${wanted[@]}"; do
   have "${pair%%:*}" || missing+=("${pair##*:}")
 done
@@ -39,7 +44,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     say "installing ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
-    # Not etcd's service: the suites start their own.
+    # No services of theirs: the suites start their own.
     printf '#!/bin/sh\nexit 101\n' >"$cache/policy-rc.d"
     if [ ! -e /usr/sbin/policy-rc.d ]; then
       install -m 755 "$cache/policy-rc.d" /usr/sbin/policy-rc.d
