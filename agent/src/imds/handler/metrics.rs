@@ -5,8 +5,8 @@ use std::time::Duration;
 use http::StatusCode;
 use prometheus::{HistogramVec, IntCounter, IntCounterVec};
 
-use crate::metrics::{REQUEST_SECONDS, Registry};
 use crate::identity::Unidentified;
+use crate::metrics::{REQUEST_SECONDS, Registry};
 use crate::policy::Denied;
 
 /// What [`Denied::code`] says of a pod with a role, and STS's two. Counters begin at zero, since the rate of one that
