@@ -94,7 +94,7 @@ impl Prometheus {
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()))
             .arg(format!("--web.listen-address={listen}"))
-            .args(["--storage.tsdb.no-lockfile", "--log.level=warn"]);
+            .arg("--log.level=warn");
         let log = dir.path().join("log");
         let mut service = Service::start("prometheus", &mut command, Some(File::create(&log)?))?;
         let client = Client::new(ns, listen);
