@@ -37,7 +37,7 @@ fn a_healthy_agent_calls_nobody_and_each_fault_is_called_by_its_name() {
     lab.refusals().unwrap();
     lab.rules_are_removed_again_and_again().unwrap();
     lab.sts_is_down().unwrap();
-    lab.the_api_server_is_silent_and_then_breaks_off().unwrap();
+    lab.the_api_server_is_silent_and_then_forgets().unwrap();
     lab.the_agent_restarts_and_stays_away().unwrap();
     assert_eq!(lab.prometheus.rule_errors().unwrap(), [""; 0]);
 }
@@ -80,7 +80,11 @@ impl Lab {
 
     fn rules_are_removed_again_and_again(&self) -> Result<()> {
         self.called("RolegateRedirectRepaired", &[("node", "node-1.example")], |lab| {
-            lab.world.topology.node().run("iptables-nft", &["-t", "nat", "-F", "PREROUTING"])?;
+            let node = lab.world.topology.node();
+            node.run("iptables-nft", &["-t", "nat", "-F", "PREROUTING"])?;
+            lab.agent.poll("the rule is back", || {
+                Ok(node.run("iptables-nft", &["-t", "nat", "-S", "PREROUTING"])?.contains("-j "))
+            })?;
             lab.agent.ready()
         })
     }
@@ -114,12 +118,14 @@ impl Lab {
         Ok(())
     }
 
-    fn the_api_server_is_silent_and_then_breaks_off(&self) -> Result<()> {
-        self.world.cluster.double()?.faults().stall_all_watches(true);
+    fn the_api_server_is_silent_and_then_forgets(&self) -> Result<()> {
+        let faults = self.world.cluster.double()?.faults();
+        faults.stall_all_watches(true);
         self.called("RolegateWatchStale", &[("node", "node-1.example")], |_| Ok(()))?;
-        self.world.cluster.double()?.faults().stall_all_watches(false);
+        faults.stall_all_watches(false);
         self.called("RolegateAPIErrors", &[("node", "node-1.example")], |lab| {
-            lab.world.cluster.double()?.faults().break_watches();
+            // Every watch ends with 410.
+            lab.world.cluster.double()?.faults().expire();
             Ok(())
         })
     }
@@ -132,6 +138,11 @@ impl Lab {
             let started = prometheus.query("process_start_time_seconds")?.first().map(|start| start.value);
             if started.is_some() && started != last {
                 last = started;
+                eprintln!(
+                    "{started:?} {:?} {:?}",
+                    prometheus.query("changes(process_start_time_seconds[30s])"),
+                    prometheus.query("up")
+                );
                 agent.kill9()?;
                 *agent = world.start_agent(&[])?;
             }
