@@ -7,7 +7,7 @@ mod scale;
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use draw::{Line, Shown};
@@ -59,7 +59,7 @@ fn draw_it() -> Result<()> {
     let dashboard = Dashboard::read(&std::fs::read_to_string(chart.join("dashboard.json"))?)?;
     let mut story = Story::begin(&hurried(&std::fs::read_to_string(chart.join("alerts.yaml"))?))?;
     story.tell()?;
-    let to = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs_f64();
+    let to = story.prometheus.query("time()")?.first().context("the time")?.value;
     let shown: Vec<Shown> =
         dashboard.panels.iter().map(|panel| shown(&story.prometheus, panel, to)).collect::<Result<_>>()?;
     std::fs::write(&file, draw::dashboard(&dashboard, &shown, SHOWN_SECONDS))?;
