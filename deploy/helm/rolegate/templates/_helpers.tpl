@@ -123,7 +123,7 @@ The way of redirecting. host.iptables is kube2iam's switch: where it is set, it 
 {{- if $discover }}{{ $_ := set $flags "auto-discover-base-arn" true }}{{ end }}
 {{- else }}
 {{- $_ := set $flags "auto-discover-base-arn" $discover }}
-{{- end }}
+{{- end -}}
 - run
 {{- range $flag, $value := $flags }}
 {{- if kindIs "slice" $value }}
