@@ -259,3 +259,42 @@ fn releases_side_by_side_share_no_name_and_select_their_own_pods() {
         assert_eq!(set["spec"]["selector"]["matchLabels"], selector);
     }
 }
+
+/// `ON` and `1234` are a boolean and a number to YAML.
+#[test]
+fn names_that_yaml_takes_for_something_else_stay_names() {
+    let Some(chart) = Chart::for_test("names_that_yaml_takes_for_something_else_stay_names") else { return };
+    let values = json!({
+        "fullnameOverride": "1234", "nameOverride": "12", "serviceAccount": {"name": "on"}, "image": {"pullSecrets": ["no"]},
+        "extraEnv": {"ON": "yes"}, "existingSecret": "1e3", "priorityClassName": "off", "requireNodeLabel": "true",
+        "extraHostPathMounts": [{"name": "1", "hostPath": "/a", "mountPath": "/a"}],
+    });
+    let output = chart.helm(&["template", "7", chart.dir.to_str().unwrap(), "--namespace", "8"], &values);
+    for object in super::documents(&String::from_utf8(output.stdout).unwrap()) {
+        let metadata = &object["metadata"];
+        assert!(
+            metadata["name"].is_string()
+                && metadata["labels"].as_object().unwrap().values().all(Value::is_string),
+            "{metadata}"
+        );
+        assert!(metadata.get("namespace").is_none_or(|namespace| namespace == "8"), "{metadata}");
+        let pod = &object["spec"]["template"]["spec"];
+        if pod.is_object() {
+            let container = &pod["containers"][0];
+            assert_eq!(
+                [&pod["serviceAccountName"], &pod["priorityClassName"], &pod["imagePullSecrets"][0]["name"]],
+                ["on", "off", "no"]
+            );
+            assert_eq!(pod["nodeSelector"]["true"], "true");
+            assert!(
+                container["env"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|it| it["name"] == "ON" && it["value"] == "yes")
+            );
+            assert!(container["env"].to_string().contains("\"name\":\"1e3\""));
+            assert!(container["volumeMounts"].as_array().unwrap().iter().any(|it| it["name"] == "1"));
+        }
+    }
+}
