@@ -239,25 +239,33 @@ fn clean_up_takes_the_agents_place_and_stays() {
     }
 }
 
-/// One release for each node pool.
+/// The two files that the page names: each node is of one of the releases.
 #[test]
-fn releases_side_by_side_share_no_name_and_select_their_own_pods() {
-    let Some(chart) = Chart::for_test("releases_side_by_side_share_no_name_and_select_their_own_pods") else {
-        return;
-    };
+fn releases_side_by_side_share_no_name_and_no_node() {
+    let Some(chart) = Chart::for_test("releases_side_by_side_share_no_name_and_no_node") else { return };
     let mut seen = std::collections::BTreeSet::new();
-    for pool in ["nodes", "masters"] {
+    let mut pods = Vec::new();
+    for pool in ["control-plane", "nodes"] {
         let dir = chart.dir.to_str().unwrap();
-        let output = chart.helm(&["template", pool, dir, "--namespace", "kube-system"], &everything());
-        let objects = super::documents(&String::from_utf8(output.stdout).unwrap());
+        let file = chart.dir.join(format!("ci/{pool}-values.yaml"));
+        let release = format!("rolegate-{pool}");
+        let args =
+            ["template", &release, dir, "--namespace", "kube-system", "--values", file.to_str().unwrap()];
+        let objects = super::documents(&String::from_utf8(chart.helm(&args, &everything()).stdout).unwrap());
         for object in &objects {
             let id = format!("{}/{}", object["kind"], object["metadata"]["name"]);
-            assert!(seen.insert(id.clone()), "{id}");
+            assert!(id.contains(&release) && seen.insert(id.clone()), "{id}");
         }
         let set = objects.iter().find(|it| it["kind"] == "DaemonSet").unwrap();
-        let selector = json!({"app.kubernetes.io/name": "rolegate", "app.kubernetes.io/instance": pool});
+        let selector = json!({"app.kubernetes.io/name": "rolegate", "app.kubernetes.io/instance": release});
         assert_eq!(set["spec"]["selector"]["matchLabels"], selector);
+        pods.push(set["spec"]["template"]["spec"].clone());
     }
+    assert_eq!(pods[0]["nodeSelector"]["node-role.kubernetes.io/control-plane"], "");
+    assert!(pods[0]["containers"][0]["args"].to_string().contains("--host-interface=!eth0"));
+    let terms = &pods[1]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
+    let expression = json!({"key": "node-role.kubernetes.io/control-plane", "operator": "DoesNotExist"});
+    assert_eq!(terms[0]["matchExpressions"], json!([expression]));
 }
 
 /// `ON` and `1234` are a boolean and a number to YAML.
