@@ -27,7 +27,7 @@ REAL_API_SUITES ?= acceptance route sdk startup_taint world
 
 .PHONY: help
 help: ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 20
 	@command -v cargo >/dev/null || echo "Missing here: cargo (Rust 1.95 or newer)"
 
 .PHONY: demo
@@ -75,6 +75,12 @@ bench: rust ## the hot path step by step, the captures, the agent end to end, ne
 .PHONY: fuzz
 fuzz: rust $(ROLEGATE_CACHE)/bin/cargo-fuzz ## every fuzz target (or FUZZ_TARGETS) for FUZZ_SECONDS each
 	@tests/fuzz/run.sh $(ROLEGATE_CACHE)/bin/cargo-fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
+.PHONY: dashboard-picture
+dashboard-picture: setup ## docs/dashboard.svg, of a real agent while things go wrong (four minutes)
+	cargo build --workspace --bin rolegate --bin dashboard
+	@export ROLEGATE_BIN="$$(realpath $(TARGET)/debug/rolegate)"; \
+	tests/tools/as-root.sh $(TARGET)/debug/dashboard docs/dashboard.svg
 
 .PHONY: docs
 docs: rust ## rustdoc of the workspace
