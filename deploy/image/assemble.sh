@@ -41,9 +41,8 @@ if LC_ALL=C readelf --program-headers "$binary" | grep -q INTERP; then
 fi
 
 version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' "$repository/Cargo.toml")
-git=(git -C "$repository")
-revision=${ROLEGATE_REVISION:-$("${git[@]}" rev-parse HEAD 2>/dev/null || echo unknown)}
-epoch=${SOURCE_DATE_EPOCH:-$("${git[@]}" log -1 --format=%ct 2>/dev/null || echo 0)}
+revision=${ROLEGATE_REVISION:-$(git -C "$repository" describe --always --abbrev=40 --dirty --exclude='*' || echo unknown)}
+epoch=${SOURCE_DATE_EPOCH:-$(git -C "$repository" log -1 --format=%ct || echo 0)}
 
 debian=${ROLEGATE_CACHE:-$repository/.cache}/debian/$arch
 "$here/debian.sh" "$arch" "$debian"

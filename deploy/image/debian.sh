@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fetches from Debian, once, what the image has beside the binary, and unpacks it into DIRECTORY.
 #
-#   debian.sh amd64|arm64 DIRECTORY
+#   debian.sh amd64|arm64 DIRECTORY [PACKAGE..]
 #
 # Afterwards DIRECTORY has root/ (the packages' files) and packages (a line each: name, version, architecture, source and
 # its version). They come from the apt sources of this machine and are checked by apt as always; nothing is installed,
@@ -9,9 +9,11 @@
 set -euo pipefail
 
 arch=$1 directory=$2
+shift 2
 
 # ca-certificates: the CA roots. base-files: the texts of licences. The rest: iptables and what it loads.
-packages=(base-files ca-certificates iptables libc6 libip4tc2 libip6tc2 libmnl0 libnetfilter-conntrack3 libnfnetlink0
+packages=("$@")
+[ $# -gt 0 ] || packages=(base-files ca-certificates iptables libc6 libip4tc2 libip6tc2 libmnl0 libnetfilter-conntrack3 libnfnetlink0
   libnftnl11 libxtables12)
 
 for tool in apt-get dpkg-deb; do
