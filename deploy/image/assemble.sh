@@ -146,6 +146,7 @@ quiet "${buildah[@]}" config --arch "$arch" --os linux --entrypoint '["/usr/loca
 quiet "${buildah[@]}" commit --format oci --disable-compression=false --identity-label=false --timestamp "$epoch" "$container" "oci:$work/oci:$name"
 
 mkdir -p "$(dirname "$output")"
+cp "$root/usr/share/sbom/rolegate.cdx.json" "${output%.oci.tar}.cdx.json"
 tar --create --file "$output.new" --directory "$work/oci" --sort=name --mtime="@$epoch" --owner=0 --group=0 \
   --numeric-owner --mode=u=rwX,go=rX --format=gnu blobs index.json oci-layout
 mv "$output.new" "$output"
