@@ -116,6 +116,13 @@ if [ "$variant" = default ]; then
   fi
 fi
 
+if [ "$variant" = default ]; then
+  {
+    echo "Debian's, unchanged. Their source is in these source packages of Debian:"
+    awk -v shipped=" ${shipped[*]} " 'index(shipped, " " $1 " ") { print $4, $5 }' "$debian/packages" | LC_ALL=C sort -u
+  } >"$work/sources"
+  install -D -m 644 "$work/sources" "$root/usr/share/doc/iptables/SOURCES"
+fi
 for package in "${shipped[@]}"; do take "usr/share/doc/$package/copyright"; done
 # The texts that those refer to.
 cat "$root"/usr/share/doc/*/copyright | grep -o '/usr/share/common-licenses/[A-Za-z0-9.-]*[A-Za-z0-9]' | sort -u |

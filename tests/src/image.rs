@@ -91,7 +91,6 @@ impl Image {
     /// When its layer cannot be read.
     pub fn entries(&self) -> Result<Vec<Entry>> {
         let listed = netns::run(Command::new("tar").arg("-tvf").arg(&self.layer).arg("--numeric-owner"))?;
-        let listed = String::from_utf8(listed.stdout)?;
         let mut entries = listed.lines().map(entry).collect::<Result<Vec<_>>>()?;
         entries.sort();
         Ok(entries)
