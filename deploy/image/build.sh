@@ -76,12 +76,12 @@ version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Carg
 "$here/debian.sh" "$arch" "$cache/debian/$arch"
 made_of=$(cat "$binary" "$cache/debian/$arch/packages" LICENSE "$here"/* | sha256sum | cut -d' ' -f1)
 for variant in default slim; do
-  name=rolegate
-  [ "$variant" = slim ] && name=rolegate-slim
-  archive=$images/$name-$arch.oci.tar
+  suffix=''
+  [ "$variant" = default ] || suffix=-$variant
+  archive=$images/rolegate$suffix-$arch.oci.tar
   stamp="$made_of $revision $epoch"
   if [ -f "$archive" ] && [ "$(cat "$archive.stamp" 2>/dev/null)" = "$stamp" ]; then continue; fi
-  "$here/assemble.sh" --binary "$binary" --variant "$variant" --name "localhost/$name:$version" --output "$archive"
+  "$here/assemble.sh" --binary "$binary" --variant "$variant" --name "localhost/rolegate:$version$suffix" --output "$archive"
   echo "$stamp" >"$archive.stamp"
   echo "image: $archive ($(($(stat -c %s "$archive") / 1000)) kB)" >&2
 done

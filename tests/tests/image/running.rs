@@ -60,8 +60,8 @@ impl Scene {
         containerd.import(&machine, &archive).unwrap();
         let config = Image::open(&archive).unwrap().config;
         let entry_point = config["config"]["Entrypoint"][0].as_str().unwrap().to_owned();
-        let name = if variant == "default" { "rolegate" } else { "rolegate-slim" };
-        let image = format!("localhost/{name}:{}", env!("CARGO_PKG_VERSION"));
+        let suffix = if variant == "default" { "" } else { "-slim" };
+        let image = format!("localhost/rolegate:{}{suffix}", env!("CARGO_PKG_VERSION"));
         Some(Self { containerd, machine, _disk: disk, world, image, entry_point })
     }
 
