@@ -23,6 +23,9 @@ const DROPPED: [&str; 11] = [
     "AUDIT_WRITE",
 ];
 
+/// What the AWS SDK says where it finds no CA roots.
+const NO_ROOTS: &str = "no native root CA certificates";
+
 /// containerd on the node of a world, with one of the images.
 struct Scene {
     containerd: Containerd,
@@ -66,8 +69,8 @@ impl Scene {
     }
 
     /// The agent in a container on the node's network, as deploy/daemonset.yaml has it: nothing to write but
-    /// its state directory, no privilege but its capabilities.
-    fn agent(&self, flags: &[String]) -> Agent {
+    /// its state directory, no privilege but its capabilities. `options` are more of `ctr`'s.
+    fn agent(&self, flags: &[String], options: &[&str]) -> Agent {
         self.machine.run("touch", &["/run/xtables.lock"]).unwrap();
         let mut command = self.machine.command("ctr");
         command.args(["--namespace", "k8s.io", "run", "--rm", "--net-host", "--read-only", "--seccomp"]);
@@ -79,6 +82,7 @@ impl Scene {
         }
         let environment = self.world.environment();
         command.args(environment.iter().map(|(name, value)| format!("--env={name}={value}")));
+        command.args(options);
         // `ctr` puts what it is given in the place of the entry point; Kubernetes puts `args` after it.
         command.args([&self.image, "agent", &self.entry_point]);
         Agent::start_by(self.world.topology.node(), command, flags, &environment).unwrap()
@@ -87,11 +91,12 @@ impl Scene {
     /// An agent with these flags that has served a pod over both families.
     fn serves(&self, flags: &[String]) -> Agent {
         let pod = self.world.pod("default", "aws-cli", |pod| pod.role("MyPodRole")).unwrap();
-        let agent = self.agent(flags);
+        let agent = self.agent(flags, &[]);
         agent.ready().unwrap();
         for client in [pod.imds(), pod.imds_v6()] {
             assert_eq!(client.credentials().unwrap()["Code"], "Success", "{}", agent.log());
         }
+        assert!(!agent.log().contains(NO_ROOTS), "{}", agent.log());
         agent
     }
 
@@ -131,6 +136,17 @@ fn slim_image_redirects_by_policy_routing_and_serves() {
     flags.push("--redirect=route".into());
     let agent = scene.serves(&flags);
     assert_eq!(agent.metric("rolegate_redirect_mode{mode=\"route\"}").unwrap(), 1.0, "{}", agent.log());
+}
+
+#[test]
+fn agent_trusts_the_roots_of_the_image_and_no_other() {
+    let test = "agent_trusts_the_roots_of_the_image_and_no_other";
+    let Some(scene) = Scene::start(test, "slim", Backend::Nft) else { return };
+    let mut flags = scene.world.usual_flags();
+    flags.retain(|flag| flag != "--iptables");
+    let nothing = "--mount=type=bind,src=/dev/null,dst=/etc/ssl/certs/ca-certificates.crt,options=bind:ro";
+    let agent = scene.agent(&flags, &[nothing]);
+    agent.wait_for_line("that there are no roots", |line| line.text.contains(NO_ROOTS)).unwrap();
 }
 
 /// P42: there is no shell to run in either.
