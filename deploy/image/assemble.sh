@@ -41,8 +41,8 @@ if LC_ALL=C readelf --program-headers "$binary" | grep -q INTERP; then
 fi
 
 version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' "$repository/Cargo.toml")
-revision=${ROLEGATE_REVISION:-$(git -C "$repository" describe --always --abbrev=40 --dirty --exclude='*' || echo unknown)}
-epoch=${SOURCE_DATE_EPOCH:-$(git -C "$repository" log -1 --format=%ct || echo 0)}
+revision=${ROLEGATE_REVISION:-$(git -C "$repository" describe --always --abbrev=40 --dirty --exclude='*' 2>/dev/null || echo unknown)}
+epoch=${SOURCE_DATE_EPOCH:-$(git -C "$repository" log -1 --format=%ct 2>/dev/null || echo 0)}
 
 debian=${ROLEGATE_CACHE:-$repository/.cache}/debian/$arch
 "$here/debian.sh" "$arch" "$debian"
@@ -109,7 +109,8 @@ if [ "$variant" = default ]; then
     todo=("${new[@]}")
   done
   # The loader, under the path that programs name.
-  loader=$(LC_ALL=C readelf --program-headers "$debian/root/usr/sbin/xtables-nft-multi" | sed -n 's/.*interpreter: \(.*\)\]/\1/p')
+  loader=$(LC_ALL=C readelf --program-headers "$root/usr/sbin/xtables-nft-multi" |
+    sed -n 's/.*interpreter: \(.*\)\]/\1/p')
   if [ ! -e "$root$loader" ]; then
     mkdir -p "$root$(dirname "$loader")"
     ln -s "/$(library "$(basename "$loader")")" "$root$loader"
@@ -150,7 +151,8 @@ quiet "${buildah[@]}" config --arch "$arch" --os linux --entrypoint '["/usr/loca
   --label "org.opencontainers.image.created=$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)" \
   --label "org.opencontainers.image.licenses=$licences" \
   "$container"
-quiet "${buildah[@]}" commit --format oci --disable-compression=false --identity-label=false --timestamp "$epoch" "$container" "oci:$work/oci:$name"
+quiet "${buildah[@]}" commit --format oci --disable-compression=false --identity-label=false --timestamp "$epoch" \
+  "$container" "oci:$work/oci:$name"
 
 mkdir -p "$(dirname "$output")"
 cp "$root/usr/share/sbom/rolegate.cdx.json" "${output%.oci.tar}.cdx.json"

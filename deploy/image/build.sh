@@ -29,6 +29,9 @@ esac
 for pair in "$compiler:$package" buildah:buildah python3:python3 readelf:binutils apt-get:apt dpkg-deb:dpkg; do
   command -v "${pair%%:*}" >/dev/null || lacks "${pair%%:*} is missing (Debian package ${pair##*:}): no image"
 done
+if [ "$(id -u)" != 0 ] && ! buildah unshare true 2>/dev/null; then
+  lacks "buildah needs root, or subordinate ids for this user (/etc/subuid, Debian package uidmap): no image"
+fi
 sysroot=$(rustc --print sysroot)
 if [ ! -d "$sysroot/lib/rustlib/$target" ]; then
   command -v rustup >/dev/null ||
@@ -83,7 +86,8 @@ for variant in default slim; do
   archive=$images/rolegate$suffix-$arch.oci.tar
   stamp="$made_of $revision $epoch"
   if [ -f "$archive" ] && [ "$(cat "$archive.stamp" 2>/dev/null)" = "$stamp" ]; then continue; fi
-  "$here/assemble.sh" --binary "$binary" --variant "$variant" --name "localhost/rolegate:$version$suffix" --output "$archive"
+  "$here/assemble.sh" --binary "$binary" --variant "$variant" --output "$archive" \
+    --name "localhost/rolegate:$version$suffix"
   echo "$stamp" >"$archive.stamp"
   echo "image: $archive ($(($(stat -c %s "$archive") / 1000)) kB)" >&2
 done

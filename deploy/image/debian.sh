@@ -13,13 +13,13 @@ shift 2
 
 # ca-certificates: the CA roots. base-files: the texts of licences. The rest: iptables and what it loads.
 packages=("$@")
-[ $# -gt 0 ] || packages=(base-files ca-certificates iptables libc6 libip4tc2 libip6tc2 libmnl0 libnetfilter-conntrack3 libnfnetlink0
-  libnftnl11 libxtables12)
+[ $# -gt 0 ] || packages=(base-files ca-certificates iptables libc6 libip4tc2 libip6tc2 libmnl0 libnetfilter-conntrack3
+  libnfnetlink0 libnftnl11 libxtables12)
 
 for tool in apt-get dpkg-deb; do
   command -v "$tool" >/dev/null || { echo "image: $tool is missing: the image is made on Debian" >&2; exit 1; }
 done
-grep -qs '^VERSION_ID="12"' /etc/os-release || echo "image: made for Debian 12; this is another" >&2
+grep -qs '^VERSION_ID="12"' /etc/os-release || echo "image: this is not Debian 12, for which it is written" >&2
 
 wanted="$arch ${packages[*]}"
 mkdir -p "$directory"

@@ -11,6 +11,7 @@ import pathlib
 import struct
 import subprocess
 import sys
+import urllib.parse
 import zlib
 
 SECTION = ".dep-v0"
@@ -40,6 +41,7 @@ def licences(repository: pathlib.Path) -> dict[tuple[str, str], str]:
 
 
 def crates(binary: bytes, repository: pathlib.Path) -> list[dict]:
+    """What `cargo auditable` wrote into the binary."""
     packed = section(binary, SECTION)
     if packed is None:
         print(f"image: the binary does not name its crates (no {SECTION}): nor does the bill", file=sys.stderr)
@@ -59,11 +61,11 @@ def crates(binary: bytes, repository: pathlib.Path) -> list[dict]:
 
 
 def packages(listed: str, shipped: set[str]) -> list[dict]:
+    """Those lines of debian.sh's list that are in the image."""
     found = []
     for name, version, architecture, source, source_version in map(str.split, listed.splitlines()):
         if name in shipped:
-            escaped = version.replace("+", "%2B").replace("~", "~").replace(":", "%3A")
-            purl = f"pkg:deb/debian/{name}@{escaped}?arch={architecture}"
+            purl = f"pkg:deb/debian/{name}@{urllib.parse.quote(version, safe='')}?arch={architecture}"
             upstream = [{"name": "debian:source", "value": f"{source} {source_version}"}]
             found.append({"type": "library", "name": name, "version": version, "purl": purl, "properties": upstream})
     return found
