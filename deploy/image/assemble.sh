@@ -131,7 +131,8 @@ cat "$root"/usr/share/doc/*/copyright | grep -o '/usr/share/common-licenses/[A-Z
 take usr/share/common-licenses/MPL-2.0
 
 "$here/sbom.py" --binary "$binary" --version "$version" --packages "$debian/packages" --shipped "${shipped[*]}" \
-  --repository "$repository" >"$root/usr/share/sbom/rolegate.cdx.json"
+  --repository "$repository" --bill "$root/usr/share/sbom/rolegate.cdx.json" \
+  --notices "$root/usr/share/doc/rolegate/crates"
 
 # --- Image -----------------------------------------------------------------------------------------------
 buildah=(buildah --storage-driver vfs --root "$work/storage" --runroot "$work/runroot")

@@ -32,6 +32,11 @@ fn bill_of_materials_names_what_is_in_the_images() {
         let missing: Vec<_> = known.difference(&named_crates).collect();
         let unknown: Vec<_> = named_crates.difference(&known).collect();
         assert!(missing.is_empty() && unknown.is_empty(), "missing {missing:?}, unknown {unknown:?}");
+        let notices = std::fs::read_to_string(root.join("usr/share/doc/rolegate/crates")).unwrap();
+        let titles: BTreeSet<&str> =
+            notices.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
+        assert!(known.iter().all(|one| titles.contains(one.as_str())), "{titles:?}");
+        assert!(notices.contains("Permission is hereby granted, free of charge"));
         for one in components.iter().filter(|one| one["purl"].as_str().unwrap().starts_with("pkg:cargo/")) {
             assert!(is_permissive(one["licenses"][0]["expression"].as_str().unwrap_or_default()), "{one}");
         }

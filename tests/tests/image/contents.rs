@@ -14,7 +14,7 @@ use super::made;
 const VARIANTS: [&str; 2] = ["default", "slim"];
 
 /// Everything but directories that both images have. `@` stands for the C library's name of the platform.
-const BOTH: [&str; 9] = [
+const BOTH: [&str; 10] = [
     "etc/group",
     "etc/passwd",
     "etc/ssl/certs/ca-certificates.crt",
@@ -23,6 +23,7 @@ const BOTH: [&str; 9] = [
     "usr/share/common-licenses/MPL-2.0",
     "usr/share/doc/ca-certificates/copyright",
     "usr/share/doc/rolegate/LICENSE",
+    "usr/share/doc/rolegate/crates",
     "usr/share/sbom/rolegate.cdx.json",
 ];
 
