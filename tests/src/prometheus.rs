@@ -192,7 +192,7 @@ impl Prometheus {
             if let Some(found) = found(self)? {
                 return Ok(found);
             }
-            if self.service.lock().ended()? || Instant::now() > deadline {
+            if self.service.lock().has_ended()? || Instant::now() > deadline {
                 let alerts = self.alerts().map(|all| format!("{all:#?}")).unwrap_or_default();
                 let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
                 bail!("waited in vain for {what}; alerts: {alerts}\nlog of Prometheus:\n{log}");

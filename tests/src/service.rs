@@ -33,11 +33,17 @@ impl Service {
         Ok(Self { child, name })
     }
 
+    /// The process's id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it has ended.
     ///
     /// # Errors
-    /// When nobody knows.
-    pub fn ended(&mut self) -> Result<bool> {
+    /// When it cannot be asked.
+    pub fn has_ended(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_some())
     }
 
