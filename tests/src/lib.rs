@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod crowd;
 pub mod hostile;
 pub mod http;
+pub mod image;
 pub mod imds;
 pub mod kube_api;
 pub mod metadata_mock;
