@@ -2,5 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "cluster/harness.rs"]
+mod harness;
 #[path = "cluster/install.rs"]
 mod install;
