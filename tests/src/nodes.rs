@@ -387,7 +387,8 @@ pub fn agent_image() -> PathBuf {
         let program = std::env::current_exe().unwrap_or_default();
         // target/debug/deps/PROGRAM
         let target = program.ancestors().find(|dir| dir.join("debug").is_dir()).map(PathBuf::from);
-        target.unwrap_or_else(|| "target".into()).join("image/rolegate-amd64.oci.tar")
+        let name = format!("image/rolegate-{}.oci.tar", images::architecture());
+        target.unwrap_or_else(|| "target".into()).join(name)
     };
     std::env::var_os("ROLEGATE_IMAGE").map_or_else(built, PathBuf::from)
 }
