@@ -34,7 +34,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -142,7 +142,6 @@ impl Cluster {
             imds_v6.push(Imds::start(world.listen(place.imds_v6())?, instance)?);
             fabric.imds_for(*place)?;
             let group = turn.group(&options.name);
-            cgroups::make(&group)?;
             let files = Files {
                 dir: dir.join(&options.name),
                 kubelet: control.kubeconfig(&options.name)?,
@@ -174,13 +173,15 @@ impl Cluster {
     fn bring_up(&self, agent: bool) -> Result<()> {
         self.say("starts");
         let images = images::archive(&self.dir)?;
-        for node in &self.nodes {
+        let start = |node: &Node| -> Result<()> {
             node.start_containerd()?;
             node.import(&images)?;
-            if agent {
-                node.import(&agent_image())?;
-            }
-        }
+            if agent { node.import(&agent_image()) } else { Ok(()) }
+        };
+        std::thread::scope(|scope| {
+            let started: Vec<_> = self.nodes.iter().map(|node| scope.spawn(|| start(node))).collect();
+            started.into_iter().try_for_each(|node| node.join().map_err(|_| anyhow!("a thread panicked"))?)
+        })?;
         self.say("containerd runs on every node, with images");
         {
             let mut control = self.control.lock();

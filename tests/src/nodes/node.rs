@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use super::cgroups;
 use super::containerd::Containerd;
 use super::control_plane::program;
 use super::fabric::{Fabric, PODS, PODS_V6, Place};
@@ -144,6 +145,9 @@ impl Node {
         }
         if state.machine.is_none() {
             let ns = state.ns.as_ref().context("the network was made")?;
+            // No group outlives a computer's end; the kubelet would look for the processes of each, for seconds.
+            cgroups::remove(&self.files.group);
+            cgroups::make(&self.files.group)?;
             state.machine = Some(Arc::new(Machine::start(&self.files.dir, ns)?));
         }
         if state.containerd.is_none() {
