@@ -5,16 +5,19 @@ mod python;
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde::Deserialize;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 pub use self::python::HostPython;
-use crate::clients::REGION;
+use crate::clients::{Client, REGION};
 use crate::netns::NetNs;
+use crate::nodes::{Cluster, TOOLS};
 use crate::service::Service;
 
 /// The program of the pods.
@@ -46,6 +49,14 @@ pub enum Got {
 #[derive(Debug)]
 pub struct Record {
     file: PathBuf,
+}
+
+/// A pod of a cluster that asks.
+#[derive(Debug)]
+pub struct Asker {
+    record: Record,
+    /// What a failing test calls it.
+    name: String,
 }
 
 /// A program that asks, in a network namespace; it ends when dropped.
@@ -170,6 +181,87 @@ impl Record {
     }
 }
 
+// === impl Asker ===
+
+impl Asker {
+    /// Why there are none here, if there are none.
+    #[must_use]
+    pub fn missing() -> Option<String> {
+        Client::Botocore.missing()
+    }
+
+    /// Starts one in a pod of namespace `default`, which has `role` (or no annotation), on that node. Its results are on
+    /// the node's disk: neither API server nor kubelet need run for them to be read.
+    ///
+    /// # Errors
+    /// When the pod cannot be made.
+    pub fn start(cluster: &Cluster, node: &str, name: &str, kind: Kind, role: Option<&str>) -> Result<Self> {
+        let dir = cluster.node(node).dir().join("askers").join(name);
+        std::fs::create_dir_all(&dir)?;
+        let record = Record::new(dir.join("results"));
+        cluster.apply(&pod(node, name, kind, role, &dir).to_string())?;
+        Ok(Self { record, name: format!("{name} on {node}") })
+    }
+
+    /// One of each kind on every node, each with the role `MyPodRole`.
+    ///
+    /// # Errors
+    /// When a pod cannot be made.
+    pub fn on_all_nodes(cluster: &Cluster) -> Result<Vec<Self>> {
+        let mut askers = Vec::new();
+        for node in cluster.nodes() {
+            for kind in [Kind::Raw, Kind::Boto] {
+                let name = format!("{}-{}", kind.argument(), node.name());
+                askers.push(Self::start(cluster, node.name(), &name, kind, Some("MyPodRole"))?);
+            }
+        }
+        Ok(askers)
+    }
+
+    /// What a failing test calls it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Deref for Asker {
+    type Target = Record;
+
+    fn deref(&self) -> &Record {
+        &self.record
+    }
+}
+
+/// A pod that runs the program with the node's Python and writes into `dir` of the node.
+fn pod(node: &str, name: &str, kind: Kind, role: Option<&str>, dir: &Path) -> Value {
+    let python = HostPython::find();
+    let annotations = role.map_or_else(|| json!({}), |role| json!({"iam.amazonaws.com/role": role}));
+    let (mut volumes, mut mounts) = (python.volumes(), python.mounts());
+    if let (Some(volumes), Some(mounts)) = (volumes.as_array_mut(), mounts.as_array_mut()) {
+        volumes.push(json!({"name": "results", "hostPath": {"path": dir, "type": "Directory"}}));
+        mounts.push(json!({"name": "results", "mountPath": "/asker"}));
+    }
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": "default", "name": name, "annotations": annotations, "labels": {"app": "asker"}},
+        "spec": {
+            "nodeName": node,
+            "terminationGracePeriodSeconds": 0,
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [{
+                "name": "asker",
+                "image": TOOLS,
+                "imagePullPolicy": "Never",
+                "command": [python.program(), "-c", PROGRAM, kind.argument(), "/asker/results"],
+                "env": [{"name": "AWS_DEFAULT_REGION", "value": REGION}, {"name": "HOME", "value": "/tmp"}],
+                "volumeMounts": mounts,
+            }],
+            "volumes": volumes,
+        },
+    })
+}
+
 // === impl Local ===
 
 impl Local {
@@ -190,10 +282,12 @@ impl Local {
         let running = Service::start("asker", &mut command, None)?;
         Ok(Self { record: Record::new(results), _running: running, _dir: dir })
     }
+}
 
-    /// What it got.
-    #[must_use]
-    pub fn record(&self) -> &Record {
+impl Deref for Local {
+    type Target = Record;
+
+    fn deref(&self) -> &Record {
         &self.record
     }
 }

@@ -22,17 +22,16 @@ fn who_asks_all_the_while_sees_the_nodes_credentials_and_sessions_and_outages() 
         world.namespace("default", &["MyPodRole"]).unwrap();
         let pod = world.pod("default", "aws-cli", |pod| pod.role("MyPodRole")).unwrap();
         let asker = Local::start(pod.net.ns(), kind).unwrap();
-        let record = asker.record();
         // Nobody stands between it and the metadata service.
-        record.wait_for(2, |got| *got == Got::NodeCredentials).unwrap();
-        assert!(record.node_credentials() >= 2);
+        asker.wait_for(2, |got| *got == Got::NodeCredentials).unwrap();
+        assert!(asker.node_credentials() >= 2);
         let agent = world.agent(&[]).unwrap();
         agent.ready().unwrap();
-        record.served(4).unwrap();
+        asker.served(4).unwrap();
         drop(agent);
-        record.wait_for(2, |got| matches!(got, Got::Failed(_))).unwrap();
-        let before = record.count();
-        record.wait_for(2, |_| true).unwrap();
-        assert!(!record.failed_since(before).is_empty());
+        asker.wait_for(2, |got| matches!(got, Got::Failed(_))).unwrap();
+        let before = asker.count();
+        asker.wait_for(2, |_| true).unwrap();
+        assert!(!asker.failed_since(before).is_empty());
     }
 }

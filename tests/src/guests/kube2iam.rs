@@ -9,8 +9,7 @@ const PROGRAM: &str = include_str!("kube2iam.py");
 
 /// Its namespace, as in its README.
 pub const NAMESPACE: &str = "kube-system";
-/// Its name.
-pub const NAME: &str = "kube2iam";
+const ACCOUNT: &str = "kube2iam";
 
 /// The manifest of kube2iam's README for a cluster with RBAC, for any image: service account, rights and DaemonSet.
 /// `interface` is what the pods are behind: `cbr0`, `cali+`.
