@@ -18,8 +18,9 @@ use super::queue::Pool;
 /// Otherwise the kernel tries on for a minute and more (`net.ipv4.tcp_orphan_retries`), and beyond a number of such sockets
 /// (`net.ipv4.tcp_max_orphans`) resets whatever is closed on the node, everybody's.
 pub(super) const UNREAD_ANSWER_MILLIS: u32 = 5_000;
-/// Connections that the kernel completes before we accept them.
-const BACKLOG: i32 = 4096;
+/// Connections that the kernel completes before we accept them: as many as `net.core.somaxconn` allows (4096). As a number
+/// it could not be given: musl's own idea of the most is 128, and what is above it is refused.
+const BACKLOG: i32 = -1;
 
 /// The listening sockets, not yet served. No runtime is needed to make them.
 #[derive(Debug)]
