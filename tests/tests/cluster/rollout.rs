@@ -25,6 +25,7 @@ fn agents_are_updated_and_rolled_back_while_no_call_of_a_pod_fails() {
     }
     cluster.namespace("default", &["MyPodRole"]).unwrap();
     cluster.install(&[]).unwrap();
+    rolled_out(&cluster);
     let installed = Instant::now();
     let askers = Askers::on_all_nodes(&cluster).unwrap();
     askers.served(3).unwrap();
@@ -100,6 +101,7 @@ fn removal_leaves_pods_refused_and_then_nothing(cluster: &Cluster, askers: &Aske
     cluster.say("cleaned up: nothing is left in the kernel");
 }
 
+/// Agents have been ready for long enough: a DaemonSet takes others for unavailable, and replaces all of them at once.
 fn rolled_out(cluster: &Cluster) {
     cluster
         .kubectl(&["rollout", "status", "daemonset/rolegate", "--namespace", NAMESPACE, "--timeout=180s"])
