@@ -1,6 +1,6 @@
 //! From a running kube2iam to rolegate and back, as docs/migrating.md says, with pods that ask all the while.
 
-use rolegate_tests::guests::{Asker, Askers, kube2iam};
+use rolegate_tests::guests::{Asker, Askers, Got, kube2iam};
 use rolegate_tests::http::Client;
 use rolegate_tests::nodes::{BRIDGE, Cluster, Node, Options};
 use rolegate_tests::skip;
@@ -14,7 +14,7 @@ const PORT: &str = "--set=host.port=8182";
 const AUDIT: &str = "--set=profile=kube2iam,namespaceRestrictions=audit";
 
 #[test]
-fn from_kube2iam_to_rolegate_no_call_fails_and_back_no_pod_gets_the_nodes_credentials() {
+fn from_kube2iam_to_rolegate_at_most_one_call_of_a_pod_fails_and_nowhere_are_the_nodes_credentials() {
     const NAME: &str = "cluster::migration";
     if let Some(why) = Cluster::helm_missing().or_else(Asker::missing) {
         return skip(NAME, &why);
@@ -47,8 +47,17 @@ fn rolegate_takes_over(cluster: &Cluster, askers: &Askers) {
     }
     no_kube2iam_is_left(cluster);
     askers.served(3).unwrap();
-    assert_eq!(askers.failed_since(&mark), []);
-    cluster.say("kube2iam is gone: no call failed");
+    // kube2iam passes requests for tokens on. Whoever is between such a token of the real service and its credentials when
+    // the rule changes gets 401: some SDKs ask for a new token then, botocore at its next turn.
+    let mut failed: Vec<_> = askers.failed_since(&mark);
+    failed.dedup_by_key(|(who, _)| *who);
+    assert_eq!(askers.failed_since(&mark), failed, "more than once");
+    assert!(failed.iter().all(|(_, got)| is_stale_token(got)), "{failed:?}");
+    cluster.say(&format!("kube2iam is gone; at the moment of the change failed {failed:?}"));
+}
+
+fn is_stale_token(got: &Got) -> bool {
+    matches!(got, Got::Failed(what) if what.contains(": 401 ") || what.contains("Unable to locate credentials"))
 }
 
 /// What `enforce` would deny is in the log, with the line that allows it.
