@@ -176,8 +176,8 @@ fn table(route: &RouteMessage) -> u32 {
     table.unwrap_or_else(|| route.header.table.into())
 }
 
-/// Listens on the metadata service's own address and port, which is no address of the host, with the longest backlog that
-/// the kernel allows.
+/// Listens on the metadata service's own address and port, which is no address of the host. As many connections wait to be
+/// accepted as the node allows (`net.core.somaxconn`).
 ///
 /// # Errors
 /// When somebody else has it, or the capability `NET_ADMIN` (for the address) or `NET_BIND_SERVICE` (for the port) is

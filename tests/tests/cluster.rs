@@ -4,6 +4,8 @@
 
 #[path = "cluster/common.rs"]
 mod common;
+#[path = "cluster/harness.rs"]
+mod harness;
 #[path = "cluster/install.rs"]
 mod install;
 #[path = "cluster/migration.rs"]

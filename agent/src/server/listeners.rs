@@ -110,8 +110,8 @@ pub(super) fn listener(addr: SocketAddr) -> io::Result<TcpListener> {
     }
     // Every accepted connection has it from its listener.
     setsockopt(&fd, sockopt::TcpUserTimeout, &UNREAD_ANSWER_MILLIS)?;
-    // As many as the kernel completes for one listener (`net.core.somaxconn`). A number of ours would have to be within
-    // libc's SOMAXCONN, which musl has at 128.
+    // As many connections wait to be accepted as the node allows (`net.core.somaxconn`); `Backlog::new` would refuse
+    // more than the C library's `SOMAXCONN`, for musl 128.
     listen(&fd, Backlog::MAXALLOWABLE)?;
     Ok(TcpListener::from(fd))
 }

@@ -3,7 +3,8 @@
 use rolegate_tests::http::Client;
 use rolegate_tests::nodes::{BRIDGE, Cluster, Options, ROUTED, python, sdk_pod, tools_pod};
 use rolegate_tests::skip;
-use rolegate_tests::world::arn;
+use rolegate_tests::world::{NODE_ROLE, arn};
+use serde_json::Value;
 
 const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
 const BOTO3: &str =
@@ -27,10 +28,15 @@ fn chart_installed_with_helm_gives_pods_of_both_nodes_their_roles_and_nothing_el
     cluster.say("agents are ready");
     for node in [BRIDGE, ROUTED] {
         cluster.apply(&tools_pod("shop", &format!("other-{node}"), node, Some("OtherRole"))).unwrap();
+        let host = tools_pod("shop", &format!("host-{node}"), node, Some("MyPodRole"));
+        let mut host: Value = serde_json::from_str(&host).unwrap();
+        host["spec"]["hostNetwork"] = true.into();
+        cluster.apply(&host.to_string()).unwrap();
     }
     for node in [BRIDGE, ROUTED] {
         pod_gets_its_role(&cluster, &format!("mine-{node}"));
         pods_get_their_refusals(&cluster, node);
+        host_network_pod_gets_nothing_of_the_agent(&cluster, node);
         cluster.say(&format!("pods of {node} got what is theirs"));
     }
     let said = cluster.helm(&["test", "rolegate", "--namespace=kube-system", "--logs"]).unwrap();
@@ -59,4 +65,16 @@ fn pods_get_their_refusals(cluster: &Cluster, node: &str) {
     let answer = Client::imds(&net).get(&format!("{ROLES}OtherRole")).unwrap();
     assert_eq!(answer.json().unwrap()["Code"], "AssumeRoleUnauthorizedAccess", "{other}");
     assert!(answer.text().contains("kubectl annotate namespace shop"), "{}", answer.text());
+}
+
+/// It is the node to IMDS, which is what the host's network means; of the agent it gets no door.
+fn host_network_pod_gets_nothing_of_the_agent(cluster: &Cluster, node: &str) {
+    let pod = format!("host-{node}");
+    cluster.ready("shop", &pod).unwrap();
+    let net = cluster.pod_net("shop", &pod).unwrap();
+    let list = Client::imds(&net).get(ROLES).unwrap();
+    assert_eq!(list.text(), NODE_ROLE, "{pod}");
+    let agent = (cluster.node(node).place().address(), 8181).into();
+    let answer = Client::new(&net, agent).get(&format!("{ROLES}MyPodRole")).unwrap();
+    assert_eq!((answer.status, &*answer.text()), (404, "not found\n"), "{pod}");
 }
