@@ -1,0 +1,51 @@
+//! How the `sh` blocks of each page are run, and which cannot be run here and why.
+
+use super::pages::Block;
+
+/// How a block is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    /// By an administrator: kubectl and helm with a real API server, the AWS CLI with moto.
+    Admin,
+    /// By root on a node whose agent runs.
+    Node,
+    /// In a pod with a role.
+    Pod,
+    /// Not in this test; the reason.
+    No(&'static str),
+}
+
+/// Pages, and where their blocks are run unless a row of [`EXCEPTIONS`] says otherwise.
+const PAGES: &[(&str, How)] = &[
+    ("README.md", How::Admin),
+    ("deploy/README.md", How::Admin),
+    ("docs/before-installing.md", How::Admin),
+    ("docs/iam.md", How::Admin),
+    ("docs/install.md", How::Admin),
+    ("docs/migrating.md", How::Admin),
+    ("docs/troubleshooting.md", How::Admin),
+];
+
+/// Page, and how the block's first line begins.
+const EXCEPTIONS: &[(&str, &str, How)] = &[
+    ("README.md", "make demo", How::No("they are the test run itself, and CI's")),
+    ("deploy/README.md", "rolegate cleanup", How::Node),
+    ("docs/performance.md", "make bench", How::No("takes minutes; CI builds the benches")),
+    ("docs/troubleshooting.md", "curl http://127.0.0.1", How::Node),
+    ("docs/troubleshooting.md", "T=$(curl", How::Pod),
+];
+
+/// How a block of a page is run; nothing if no row says.
+pub(crate) fn how(page: &str, block: &Block) -> Option<How> {
+    let first = block.text.lines().next().unwrap_or_default();
+    let exception = EXCEPTIONS.iter().find(|(name, start, _)| *name == page && first.starts_with(start));
+    let page = PAGES.iter().find(|(name, _)| *name == page).map(|(_, how)| *how);
+    exception.map(|(.., how)| *how).or(page)
+}
+
+/// Rows of [`EXCEPTIONS`] that no block of its page begins as.
+pub(crate) fn unused(blocks: impl Fn(&str) -> Vec<Block>) -> Vec<String> {
+    let begins = |page: &str, start: &str| blocks(page).iter().any(|block| block.text.starts_with(start));
+    let unused = EXCEPTIONS.iter().filter(|(page, start, _)| !begins(page, start));
+    unused.map(|(page, start, _)| format!("{page}: {start}")).collect()
+}
