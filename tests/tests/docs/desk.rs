@@ -11,7 +11,7 @@ use rolegate_tests::moto::Moto;
 use rolegate_tests::netns::{self, NetNs};
 use rolegate_tests::real_api::RealApi;
 use rolegate_tests::skip;
-use rolegate_tests::topology::PodNet;
+use rolegate_tests::topology::{NODE_V4, PodNet};
 use rolegate_tests::world::{NODE, Options, World};
 use serde_json::{Value, json};
 
@@ -24,18 +24,30 @@ const KUBECTL: &str = r#"#!/bin/bash
 all=("$@") ns=default
 while [ $# -gt 0 ]; do
   case $1 in
-    -n) ns=$2; shift 2 ;;
+    -n | --namespace) ns=$2; shift 2 ;;
     exec) shift; break ;;
     logs) cat "$DESK/agent.log"; exit ;;
     *) exec "$REAL_KUBECTL" "${all[@]}" ;;
   esac
 done
 while [ "$1" != -- ]; do
-  case $1 in -n) ns=$2; shift 2 ;; -*) shift ;; *) pod=${1#pod/}; shift ;; esac
+  case $1 in -n | --namespace) ns=$2; shift 2 ;; -*) shift ;; *) pod=${1#pod/}; shift ;; esac
 done
 shift
 exec nsenter --net="$(cat "$DESK/pods/$ns.$pod")" -- env -i PATH="$PATH" HOME="$HOME" AWS_REGION="$AWS_REGION" \
   AWS_DEFAULT_REGION="$AWS_REGION" AWS_ENDPOINT_URL="$AWS_ENDPOINT_URL" "$@"
+"#;
+
+/// What is in the account before any page: the roles of kOps's nodes, with the policy that kOps adds, and of a node
+/// group's.
+const BEFORE: &str = r#"
+trust='{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"ec2.amazonaws.com"},"Action":"sts:AssumeRole"}]}'
+assume='{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["sts:AssumeRole"],"Resource":["*"]}]}'
+kops=nodes.example.cluster.k8s.local
+for role in $kops example-nodes; do
+  aws iam create-role --role-name $role --assume-role-policy-document "$trust"
+done
+aws iam put-role-policy --role-name $kops --policy-name additional.$kops --policy-document "$assume"
 "#;
 
 /// Everything that the commands of the pages meet.
@@ -90,6 +102,9 @@ impl Desk {
         let agent = world.agent(&["--debug"]).unwrap();
         let desk = Self { agent, kubelet, _moto: moto, pod, world, dir };
         desk.furnish();
+        let seed = Block { language: "sh".into(), text: BEFORE.into(), line: 0 };
+        let output = desk.run(How::Admin, &seed, desk.dir.path());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         desk
     }
 
@@ -182,6 +197,9 @@ fn prepare(api: &RealApi, dir: &Path) {
     }
     api.apply_namespace("kube-system", &[]).unwrap();
     api.apply_node(NODE, &json!([])).unwrap();
+    let address = json!({"status": {"addresses": [{"type": "InternalIP", "address": NODE_V4}]}});
+    let path = format!("/api/v1/nodes/{NODE}/status");
+    api.patch(&api.admin_token(), &path, "application/merge-patch+json", &address).unwrap();
     std::fs::create_dir_all(dir.join("pods")).unwrap();
 }
 

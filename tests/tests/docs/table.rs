@@ -26,10 +26,17 @@ const PAGES: &[(&str, How)] = &[
     ("docs/troubleshooting.md", How::Admin),
 ];
 
+const KOPS: How = How::No("kOps needs its state store and AWS");
+const KUBELET: How = How::No("runs a pod, which needs a kubelet: tests/tests/cluster/install.rs");
+
 /// Page, and how the block's first line begins.
 const EXCEPTIONS: &[(&str, &str, How)] = &[
     ("README.md", "make demo", How::No("they are the test run itself, and CI's")),
     ("deploy/README.md", "rolegate cleanup", How::Node),
+    ("docs/install.md", "make image", How::No("builds a release for minutes, and there is no registry; tests/tests/image.rs")),
+    ("docs/install.md", "kops ", KOPS),
+    ("docs/install.md", "helm test", KUBELET),
+    ("docs/install.md", "rolegate cleanup", How::Node),
     ("docs/performance.md", "make bench", How::No("takes minutes; CI builds the benches")),
     ("docs/troubleshooting.md", "curl http://127.0.0.1", How::Node),
     ("docs/troubleshooting.md", "T=$(curl", How::Pod),
