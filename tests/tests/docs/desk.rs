@@ -48,6 +48,8 @@ for role in $kops example-nodes; do
   aws iam create-role --role-name $role --assume-role-policy-document "$trust"
 done
 aws iam put-role-policy --role-name $kops --policy-name additional.$kops --policy-document "$assume"
+aws ec2 run-instances --image-id ami-12c6146b --tag-specifications \
+  'ResourceType=instance,Tags=[{Key=KubernetesCluster,Value=example.cluster.k8s.local}]' > /dev/null
 "#;
 
 /// Everything that the commands of the pages meet.

@@ -33,6 +33,7 @@ const KUBELET: How = How::No("runs a pod, which needs a kubelet: tests/tests/clu
 const EXCEPTIONS: &[(&str, &str, How)] = &[
     ("README.md", "make demo", How::No("they are the test run itself, and CI's")),
     ("deploy/README.md", "rolegate cleanup", How::Node),
+    ("docs/iam.md", "aws cloudtrail", How::No("moto has no CloudTrail events")),
     ("docs/install.md", "make image", How::No("builds a release for minutes, and there is no registry; tests/tests/image.rs")),
     ("docs/install.md", "kops ", KOPS),
     ("docs/install.md", "helm test", KUBELET),
