@@ -43,6 +43,10 @@ fn commands_of_the_pages_do_what_they_say() {
     for page in pages::all().iter().filter(|page| only.as_ref().is_none_or(|only| page.name.ends_with(only))) {
         let directory = desk.directory(&page.name);
         let blocks = page.blocks();
+        if !blocks.iter().any(|block| block.language == "sh") {
+            continue;
+        }
+        desk.prepare(&page.name, &directory);
         for (n, block) in blocks.iter().enumerate().filter(|(_, block)| block.language == "sh") {
             let how = table::how(&page.name, block).unwrap();
             if matches!(how, How::No(_)) {
@@ -66,6 +70,7 @@ fn commands_of_the_pages_do_what_they_say() {
                 break;
             }
         }
+        desk.clean(&directory);
     }
     assert!(failed.is_empty(), "{failed}\n{}", desk.troubles().join("\n"));
 }

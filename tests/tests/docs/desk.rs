@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::kubelet::Kubelet;
 use super::pages::{Block, root};
-use super::table::How;
+use super::table::{self, How};
 
 /// `kubectl exec` and `kubectl logs` need a kubelet: here they go into the pod's network, and to the agent's log.
 const KUBECTL: &str = r#"#!/bin/bash
@@ -104,10 +104,24 @@ impl Desk {
         let agent = world.agent(&["--debug"]).unwrap();
         let desk = Self { agent, kubelet, _moto: moto, pod, world, dir };
         desk.furnish();
-        let seed = Block { language: "sh".into(), text: BEFORE.into(), line: 0 };
-        let output = desk.run(How::Admin, &seed, desk.dir.path());
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         desk
+    }
+
+    /// Brings about what a page begins with.
+    pub(crate) fn prepare(&self, page: &str, directory: &Path) {
+        self.must(BEFORE, directory);
+        self.must(table::before(page), directory);
+    }
+
+    /// Puts away what pages leave behind.
+    pub(crate) fn clean(&self, directory: &Path) {
+        self.must(table::AFTER, directory);
+    }
+
+    fn must(&self, commands: &str, directory: &Path) {
+        let block = Block { language: "sh".into(), text: commands.into(), line: 0 };
+        let output = self.run(How::Admin, &block, directory);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     fn furnish(&self) {

@@ -10,8 +10,9 @@ use super::table::{self, How};
 
 /// Flags of other programs, by program. Those in blocks that are run need no row.
 const FOREIGN: &[(&str, &[&str])] = &[
-    ("helm", &["set", "set-string", "version", "values", "reuse-values"]),
-    ("kubectl", &["for", "kustomize"]),
+    ("helm, kubectl", &["for", "kustomize", "logs", "namespace", "set", "values"]),
+    ("the AWS CLI", &["endpoint-url", "lookup-attributes", "query"]),
+    ("the AWS load balancer controller", &["aws-region", "aws-vpc-id"]),
     ("the kubelet, cluster-autoscaler", &["register-with-taints", "startup-taint", "ignore-taint"]),
     ("kops", &["yes", "name", "state"]),
     (
@@ -28,7 +29,11 @@ const FOREIGN: &[(&str, &[&str])] = &[
             "whitelist-route-regexp",
         ],
     ),
-    ("cargo, make and the benches", &["output", "help", "workspace", "test", "release", "bin"]),
+    ("cargo", &["workspace", "test", "release", "bin"]),
+    (
+        "the benches",
+        &["agent-flag", "attack", "herds", "help", "namespaces", "output", "pods", "rounds", "scenario", "seconds"],
+    ),
 ];
 
 #[test]

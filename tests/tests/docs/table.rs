@@ -33,6 +33,13 @@ const KUBELET: How = How::No("runs a pod, which needs a kubelet: tests/tests/clu
 const EXCEPTIONS: &[(&str, &str, How)] = &[
     ("README.md", "make demo", How::No("they are the test run itself, and CI's")),
     ("deploy/README.md", "rolegate cleanup", How::Node),
+    ("docs/before-installing.md", "aws cloudtrail", How::No("moto has no CloudTrail events")),
+    ("docs/before-installing.md", "nft ", How::Node),
+    (
+        "docs/before-installing.md",
+        "kubectl --namespace kube-system logs",
+        How::No("needs an agent in audit mode: tests/tests/acceptance/allowed_roles.rs"),
+    ),
     ("docs/iam.md", "aws cloudtrail", How::No("moto has no CloudTrail events")),
     ("docs/install.md", "make image", How::No("builds a release for minutes, and there is no registry; tests/tests/image.rs")),
     ("docs/install.md", "kops ", KOPS),
@@ -42,6 +49,51 @@ const EXCEPTIONS: &[(&str, &str, How)] = &[
     ("docs/troubleshooting.md", "curl http://127.0.0.1", How::Node),
     ("docs/troubleshooting.md", "T=$(curl", How::Pod),
 ];
+
+/// What there is before a page's first block, beside the roles of nodes: in order, commands of an administrator.
+const BEFORE: &[(&str, &str)] = &[
+    ("docs/before-installing.md", BILLING),
+    ("docs/iam.md", "kubectl apply -f deploy/daemonset.yaml"),
+];
+
+/// A stateful set and its pod, which live on the node's role, and a pod on the host's network.
+const BILLING: &str = r#"
+kubectl label node node-1.example kubernetes.io/hostname=node-1.example
+kubectl create namespace billing
+kubectl apply -f - <<'EOF'
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: { name: invoices, namespace: billing }
+spec:
+  serviceName: invoices
+  selector: { matchLabels: { app: invoices } }
+  template:
+    metadata: { labels: { app: invoices } }
+    spec: { containers: [{ name: main, image: invoices:1 }] }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: invoices-0, namespace: billing, labels: { app: invoices } }
+spec: { nodeName: node-1.example, serviceAccountName: default, containers: [{ name: main, image: invoices:1 }] }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: ebs-csi-controller-0, namespace: kube-system }
+spec: { nodeName: node-1.example, hostNetwork: true, containers: [{ name: main, image: ebs:1 }] }
+EOF
+"#;
+
+/// What is put away after each page, so that the next one finds a cluster without an agent.
+pub(crate) const AFTER: &str = r#"
+helm uninstall rolegate --namespace kube-system --ignore-not-found
+kubectl delete -f deploy/daemonset.yaml --ignore-not-found
+curl -sS -X POST "$AWS_ENDPOINT_URL/moto-api/reset"
+"#;
+
+/// What is done before a page.
+pub(crate) fn before(page: &str) -> &'static str {
+    BEFORE.iter().find(|(name, _)| *name == page).map_or("", |(_, commands)| commands)
+}
 
 /// How a block of a page is run; nothing if no row says.
 pub(crate) fn how(page: &str, block: &Block) -> Option<How> {
