@@ -90,7 +90,12 @@ pub struct RunningPod {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { backend: Backend::Nft, imds: ImdsConfig::default(), node_role: NODE_ROLE.into(), real_api: false }
+        Self {
+            backend: Backend::Nft,
+            imds: ImdsConfig::default(),
+            node_role: NODE_ROLE.into(),
+            real_api: false,
+        }
     }
 }
 

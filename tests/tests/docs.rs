@@ -40,7 +40,8 @@ fn commands_of_the_pages_do_what_they_say() {
     let Some(desk) = Desk::for_test("commands_of_the_pages_do_what_they_say") else { return };
     let only = std::env::var("ROLEGATE_DOCS_PAGE").ok();
     let mut failed = String::new();
-    for page in pages::all().iter().filter(|page| only.as_ref().is_none_or(|only| page.name.ends_with(only))) {
+    for page in pages::all().iter().filter(|page| only.as_ref().is_none_or(|only| page.name.ends_with(only)))
+    {
         let directory = desk.directory(&page.name);
         let blocks = page.blocks();
         if !blocks.iter().any(|block| block.language == "sh") {
@@ -101,7 +102,8 @@ fn every_link_of_the_pages_leads_somewhere() {
     for page in pages::all() {
         let dir = std::path::Path::new(&page.name).parent().unwrap().to_owned();
         for link in page.links().into_iter().filter(|link| !link.starts_with("https://")) {
-            let (file, anchor) = link.split_once('#').map_or((&*link, None), |(file, anchor)| (file, Some(anchor)));
+            let (file, anchor) =
+                link.split_once('#').map_or((&*link, None), |(file, anchor)| (file, Some(anchor)));
             let target = if file.is_empty() { page.name.clone().into() } else { dir.join(file) };
             let target = pages::root().join(target);
             let anchored = |anchor: &str| {

@@ -76,7 +76,8 @@ impl Desk {
                 .or_else(|| programs.map(|program| format!("`{program}` is not installed")))
                 .or_else(|| {
                     let helm = cache().join("go/helm");
-                    (!helm.exists()).then(|| format!("{} is not there (tests/tools/setup.sh)", helm.display()))
+                    (!helm.exists())
+                        .then(|| format!("{} is not there (tests/tools/setup.sh)", helm.display()))
                 })
         };
         if let Some(why) = missing() {

@@ -95,8 +95,11 @@ impl Work {
         if set.pointer("/status/observedGeneration") == Some(generation) {
             return Ok(());
         }
-        let path =
-            format!("/apis/apps/v1/namespaces/{}/daemonsets/{}/status", text(set, "namespace"), text(set, "name"));
+        let path = format!(
+            "/apis/apps/v1/namespaces/{}/daemonsets/{}/status",
+            text(set, "namespace"),
+            text(set, "name")
+        );
         let status = json!({"status": {
             "observedGeneration": generation, "desiredNumberScheduled": 1, "currentNumberScheduled": 1,
             "updatedNumberScheduled": 1, "numberReady": 1, "numberAvailable": 1, "numberMisscheduled": 0,
@@ -115,7 +118,8 @@ impl Work {
         let key = format!("{namespace}.{name}");
         std::fs::write(self.dir.join(&key), network.ns().path().display().to_string())?;
         self.networks.insert(key, network);
-        let ready = json!([{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]);
+        let ready =
+            json!([{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]);
         self.patch(
             &format!("{path}/status"),
             &json!({"status": {"phase": "Running", "podIP": ip4, "conditions": ready,
@@ -127,7 +131,12 @@ impl Work {
         let api = real(&self.world);
         let answer = api.patch(&api.admin_token(), path, MERGE, patch)?;
         // It may have gone in the meantime.
-        anyhow::ensure!(answer.status < 300 || answer.status == 404, "{path}: {} {}", answer.status, answer.text());
+        anyhow::ensure!(
+            answer.status < 300 || answer.status == 404,
+            "{path}: {} {}",
+            answer.status,
+            answer.text()
+        );
         Ok(())
     }
 }

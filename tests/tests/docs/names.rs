@@ -18,21 +18,47 @@ const FOREIGN: &[(&str, &[&str])] = &[
     (
         "kiam",
         &[
+            "allow-ip-query",
             "allow-route-regexp",
             "assume-role-arn",
+            "bind",
+            "ca",
+            "cert",
             "disable-strict-namespace-regexp",
+            "fetchers",
+            "gateway-timeout-creation",
+            "host",
             "iptables-remove",
+            "json-log",
+            "key",
+            "level",
+            "port",
+            "prefetch-buffer-size",
+            "prometheus-listen-addr",
             "role-base-arn",
             "role-base-arn-autodetect",
+            "server-address",
             "session",
             "session-refresh",
+            "sync",
             "whitelist-route-regexp",
         ],
     ),
     ("cargo", &["workspace", "test", "release", "bin"]),
     (
         "the benches",
-        &["agent-flag", "attack", "herds", "help", "namespaces", "output", "pods", "rounds", "scenario", "seconds"],
+        &[
+            "agent-flag",
+            "attack",
+            "herds",
+            "help",
+            "namespaces",
+            "output",
+            "pods",
+            "rounds",
+            "scenario",
+            "seconds",
+        ],
     ),
 ];
 
@@ -65,7 +91,9 @@ fn every_metric_that_the_pages_name_exists() {
     let page = Page::named("docs/metrics.md").text;
     let known: BTreeSet<String> = rows.captures_iter(&page).map(|row| row[1].to_owned()).collect();
     let named = Regex::new(r"\brolegate_[a-z0-9_]*[a-z0-9]").unwrap();
-    let series = |name: &str| ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).map(String::from);
+    let series = |name: &str| {
+        ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).map(String::from)
+    };
     let mut unknown = BTreeSet::new();
     for page in pages::all() {
         for found in named.find_iter(&page.text) {

@@ -135,9 +135,11 @@ impl Page {
 
 #[test]
 fn blocks_are_found_in_lists_and_headings_become_anchors() {
-    let text = "# A `b` page, of -- things\n\n1. Do\n\n   ```sh\n   a\n     b\n   ```\n## Do\n## Do\n```\nc\n```\n";
+    let text =
+        "# A `b` page, of -- things\n\n1. Do\n\n   ```sh\n   a\n     b\n   ```\n## Do\n## Do\n```\nc\n```\n";
     let page = Page { name: "p".into(), text: text.into() };
-    let block = |language: &str, text: &str, line| Block { language: language.into(), text: text.into(), line };
+    let block =
+        |language: &str, text: &str, line| Block { language: language.into(), text: text.into(), line };
     assert_eq!(page.blocks(), [block("sh", "a\n  b\n", 5), block("", "c\n", 11)]);
     let anchors = ["a-b-page-of----things", "do", "do-1"].map(String::from);
     assert_eq!(page.anchors(), anchors.into());

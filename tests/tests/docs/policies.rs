@@ -30,7 +30,8 @@ fn every_yaml_document_parses() {
         for block in page.blocks().into_iter().filter(|block| block.language == "yaml") {
             let parsed: Result<Vec<Value>, _> = serde_saphyr::from_multiple(&block.text);
             let documents = parsed.unwrap_or_else(|error| panic!("{}:{}: {error}", page.name, block.line));
-            for policy in documents.iter().filter_map(|document| document.pointer("/spec/additionalPolicies")) {
+            for policy in documents.iter().filter_map(|document| document.pointer("/spec/additionalPolicies"))
+            {
                 for (role, text) in policy.as_object().unwrap() {
                     let place = format!("{}:{} {role}", page.name, block.line);
                     let statements: Vec<Value> = serde_json::from_str(text.as_str().unwrap()).unwrap();
@@ -72,8 +73,7 @@ fn statements(document: &Value) -> Option<Vec<&Value>> {
 }
 
 fn check(place: &str, statement: &Value) {
-    let known =
-        ["Sid", "Effect", "Principal", "Action", "NotAction", "Resource", "NotResource", "Condition"];
+    let known = ["Sid", "Effect", "Principal", "Action", "NotAction", "Resource", "NotResource", "Condition"];
     for key in statement.as_object().unwrap().keys() {
         assert!(known.contains(&key.as_str()), "{place}: {key}");
     }

@@ -41,10 +41,18 @@ const EXCEPTIONS: &[(&str, &str, How)] = &[
         How::No("needs an agent in audit mode: tests/tests/acceptance/allowed_roles.rs"),
     ),
     ("docs/iam.md", "aws cloudtrail", How::No("moto has no CloudTrail events")),
-    ("docs/install.md", "make image", How::No("builds a release for minutes, and there is no registry; tests/tests/image.rs")),
+    (
+        "docs/install.md",
+        "make image",
+        How::No("builds a release for minutes, and there is no registry; tests/tests/image.rs"),
+    ),
     ("docs/install.md", "kops ", KOPS),
     ("docs/install.md", "helm test", KUBELET),
-    ("docs/install.md", "rolegate cleanup", How::Node),
+    (
+        "docs/migrating.md",
+        "kubectl --namespace kube-system logs",
+        How::No("needs an agent in audit mode: tests/tests/cluster/migration.rs"),
+    ),
     ("docs/performance.md", "make bench", How::No("takes minutes; CI builds the benches")),
     ("docs/troubleshooting.md", "curl http://127.0.0.1", How::Node),
     ("docs/troubleshooting.md", "T=$(curl", How::Pod),
@@ -54,7 +62,26 @@ const EXCEPTIONS: &[(&str, &str, How)] = &[
 const BEFORE: &[(&str, &str)] = &[
     ("docs/before-installing.md", BILLING),
     ("docs/iam.md", "kubectl apply -f deploy/daemonset.yaml"),
+    ("docs/migrating.md", PEERS),
 ];
+
+/// DaemonSets of kube2iam and kiam, and a team that uses them.
+const PEERS: &str = r#"
+kubectl create namespace payments
+aws iam create-role --role-name payments-api --assume-role-policy-document '{"Version":"2012-10-17","Statement":[]}'
+for name in kube2iam kiam-agent kiam-server; do
+  kubectl apply -f - <<EOF
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: { name: $name, namespace: kube-system }
+spec:
+  selector: { matchLabels: { app: $name } }
+  template:
+    metadata: { labels: { app: $name } }
+    spec: { hostNetwork: true, containers: [{ name: main, image: $name:1 }] }
+EOF
+done
+"#;
 
 /// A stateful set and its pod, which live on the node's role, and a pod on the host's network.
 const BILLING: &str = r#"
