@@ -3,6 +3,8 @@
 
 #[path = "docs/desk.rs"]
 mod desk;
+#[path = "docs/errors.rs"]
+mod errors;
 #[path = "docs/kubelet.rs"]
 mod kubelet;
 #[path = "docs/names.rs"]
