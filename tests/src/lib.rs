@@ -16,6 +16,7 @@ pub mod metadata_mock;
 pub mod moto;
 pub mod netns;
 pub mod planted;
+pub mod prometheus;
 pub mod real_api;
 pub mod service;
 pub mod siege;

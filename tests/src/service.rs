@@ -33,6 +33,14 @@ impl Service {
         Ok(Self { child, name })
     }
 
+    /// Whether it has ended.
+    ///
+    /// # Errors
+    /// When nobody knows.
+    pub fn ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// Asks `ready` until it is true, every 50 ms: these programs announce nothing that can be waited for.
     ///
     /// # Errors
