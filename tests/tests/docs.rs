@@ -55,7 +55,11 @@ fn commands_of_the_pages_do_what_they_say() {
             if matches!(how, How::No(_)) {
                 continue;
             }
+            let started = tokio::time::Instant::now();
             let output = desk.run(how, block, &directory);
+            if only.is_some() {
+                eprintln!("{}:{} {:?}", page.name, block.line, started.elapsed());
+            }
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             let shown = blocks.get(n + 1).filter(|next| next.language == "text");
             let missing = shown.and_then(|shown| missing_line(shown, &said));
@@ -73,7 +77,7 @@ fn commands_of_the_pages_do_what_they_say() {
                 break;
             }
         }
-        desk.clean(&directory);
+        desk.clean(&page.name, &directory);
     }
     assert!(failed.is_empty(), "{failed}\n{}", desk.troubles().join("\n"));
 }

@@ -38,20 +38,6 @@ exec nsenter --net="$(cat "$DESK/pods/$ns.$pod")" -- env -i PATH="$PATH" HOME="$
   AWS_DEFAULT_REGION="$AWS_REGION" AWS_ENDPOINT_URL="$AWS_ENDPOINT_URL" "$@"
 "#;
 
-/// What is in the account before any page: the roles of kOps's nodes, with the policy that kOps adds, and of a node
-/// group's.
-const BEFORE: &str = r#"
-trust='{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"ec2.amazonaws.com"},"Action":"sts:AssumeRole"}]}'
-assume='{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["sts:AssumeRole"],"Resource":["*"]}]}'
-kops=nodes.example.cluster.k8s.local
-for role in $kops example-nodes; do
-  aws iam create-role --role-name $role --assume-role-policy-document "$trust"
-done
-aws iam put-role-policy --role-name $kops --policy-name additional.$kops --policy-document "$assume"
-aws ec2 run-instances --image-id ami-12c6146b --tag-specifications \
-  'ResourceType=instance,Tags=[{Key=KubernetesCluster,Value=example.cluster.k8s.local}]' > /dev/null
-"#;
-
 /// Everything that the commands of the pages meet.
 pub(crate) struct Desk {
     // Ended in this order.
@@ -110,13 +96,14 @@ impl Desk {
 
     /// Brings about what a page begins with.
     pub(crate) fn prepare(&self, page: &str, directory: &Path) {
-        self.must(BEFORE, directory);
-        self.must(table::before(page), directory);
+        self.must(&table::before(page), directory);
     }
 
-    /// Puts away what pages leave behind.
-    pub(crate) fn clean(&self, directory: &Path) {
-        self.must(table::AFTER, directory);
+    /// Puts away what a page leaves behind.
+    pub(crate) fn clean(&self, page: &str, directory: &Path) {
+        if !table::before(page).is_empty() {
+            self.must(table::AFTER, directory);
+        }
     }
 
     fn must(&self, commands: &str, directory: &Path) {
@@ -131,6 +118,7 @@ impl Desk {
         let link = |to: PathBuf, name: &str| std::os::unix::fs::symlink(to, bin.join(name)).unwrap();
         link(agent::binary().unwrap(), "rolegate");
         link(cache().join("venv/bin/aws"), "aws");
+        link(cache().join("venv/bin/python"), "python-with-boto3");
         link(cache().join("go/helm"), "helm");
         let shim = bin.join("kubectl");
         std::fs::write(&shim, KUBECTL).unwrap();
@@ -160,7 +148,7 @@ impl Desk {
         let path = format!("{}:{}", desk.join("bin").display(), std::env::var("PATH").unwrap_or_default());
         let kubectl = which("kubectl");
         ns.command("bash")
-            .args(["-euo", "pipefail", "-c", &block.text])
+            .args(["-euo", "pipefail", "-c", &block.text.replace("YOUR_REGISTRY", "registry.example")])
             .current_dir(directory)
             .env_clear()
             .env("PATH", path)

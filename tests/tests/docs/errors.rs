@@ -70,7 +70,11 @@ fn index() -> Vec<Row> {
     row.captures_iter(index)
         .map(|row| {
             let texts = |all: &str| text.captures_iter(all).map(|text| text[1].to_owned()).collect();
-            Row { said: row[1].split("`, ").map(|all| texts(&format!("{all}`"))).collect(), sdk: row[2].into(), leads: row[3].into() }
+            Row {
+                said: row[1].split("`, ").map(|all| texts(&format!("{all}`"))).collect(),
+                sdk: row[2].into(),
+                leads: row[3].into(),
+            }
         })
         .collect()
 }

@@ -10,7 +10,7 @@ use super::table::{self, How};
 
 /// Flags of other programs, by program. Those in blocks that are run need no row.
 const FOREIGN: &[(&str, &[&str])] = &[
-    ("helm, kubectl", &["for", "kustomize", "logs", "namespace", "set", "values"]),
+    ("helm, kubectl", &["for", "image", "kustomize", "logs", "namespace", "set", "values"]),
     ("the AWS CLI", &["endpoint-url", "lookup-attributes", "query"]),
     ("the AWS load balancer controller", &["aws-region", "aws-vpc-id"]),
     ("the kubelet, cluster-autoscaler", &["register-with-taints", "startup-taint", "ignore-taint"]),

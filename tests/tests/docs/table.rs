@@ -59,17 +59,34 @@ const EXCEPTIONS: &[(&str, &str, How)] = &[
     ("docs/troubleshooting.md", "T=$(curl", How::Pod),
 ];
 
-/// What there is before a page's first block, beside the roles of nodes: in order, commands of an administrator.
-const BEFORE: &[(&str, &str)] = &[
-    ("docs/before-installing.md", BILLING),
-    ("docs/iam.md", "kubectl apply -f deploy/daemonset.yaml"),
-    ("docs/migrating.md", PEERS),
+/// What there is before a page's first block: commands of an administrator, in order.
+const BEFORE: &[(&str, &[&str])] = &[
+    ("deploy/README.md", &["kubectl run my-pod --image=app:1"]),
+    ("docs/before-installing.md", &[BILLING]),
+    ("docs/iam.md", &[ACCOUNT, "kubectl apply -f deploy/daemonset.yaml"]),
+    ("docs/install.md", &[ACCOUNT]),
+    ("docs/migrating.md", &[ACCOUNT, PEERS]),
 ];
+
+/// What is in the account: the roles of kOps's nodes, with the policy that kOps adds, and of a node group; a role of a
+/// pod's that kiam assumes; an instance. One process rather than one call of the CLI for each.
+const ACCOUNT: &str = r#"
+python-with-boto3 - <<'EOF'
+import boto3, json
+def statement(**more):
+    return json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["sts:AssumeRole"], **more}]})
+iam, kops = boto3.client("iam"), "nodes.example.cluster.k8s.local"
+for name in [kops, "example-nodes", "payments-api"]:
+    iam.create_role(RoleName=name, AssumeRolePolicyDocument=statement(Principal={"Service": "ec2.amazonaws.com"}))
+iam.put_role_policy(RoleName=kops, PolicyName="additional." + kops, PolicyDocument=statement(Resource=["*"]))
+tags = [{"ResourceType": "instance", "Tags": [{"Key": "KubernetesCluster", "Value": "example.cluster.k8s.local"}]}]
+boto3.client("ec2").run_instances(ImageId="ami-12c6146b", MinCount=1, MaxCount=1, TagSpecifications=tags)
+EOF
+"#;
 
 /// DaemonSets of kube2iam and kiam, and a team that uses them.
 const PEERS: &str = r#"
 kubectl create namespace payments
-aws iam create-role --role-name payments-api --assume-role-policy-document '{"Version":"2012-10-17","Statement":[]}'
 for name in kube2iam kiam-agent kiam-server; do
   kubectl apply -f - <<EOF
 apiVersion: apps/v1
@@ -119,8 +136,8 @@ curl -sS -X POST "$AWS_ENDPOINT_URL/moto-api/reset"
 "#;
 
 /// What is done before a page.
-pub(crate) fn before(page: &str) -> &'static str {
-    BEFORE.iter().find(|(name, _)| *name == page).map_or("", |(_, commands)| commands)
+pub(crate) fn before(page: &str) -> String {
+    BEFORE.iter().find(|(name, _)| *name == page).map(|(_, commands)| commands.join("\n")).unwrap_or_default()
 }
 
 /// How a block of a page is run; nothing if no row says.
