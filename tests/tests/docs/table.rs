@@ -61,6 +61,7 @@ const EXCEPTIONS: &[(&str, &str, How)] = &[
 
 /// What there is before a page's first block: commands of an administrator, in order.
 const BEFORE: &[(&str, &[&str])] = &[
+    ("README.md", &["true"]),
     ("deploy/README.md", &["kubectl run my-pod --image=app:1"]),
     ("docs/before-installing.md", &[BILLING]),
     ("docs/iam.md", &[ACCOUNT, "kubectl apply -f deploy/daemonset.yaml"]),
