@@ -61,8 +61,10 @@ if [ "$arch" = arm64 ]; then
   c_flags+=" -nostdinc -isystem $headers -isystem $("$compiler" -print-file-name=include)"
   c_flags+=" -ffile-prefix-map=$cache=/cache -U_FORTIFY_SOURCE -mno-outline-atomics"
 fi
+# Linked by the plain compiler with Rust's own musl: musl-gcc would make it load musl at run time.
+if [ "$arch" = amd64 ]; then linker=cc; else linker=$compiler; fi
 export "CC_$variable=$compiler" "CFLAGS_$variable=$c_flags"
-export "CARGO_TARGET_${variable^^}_LINKER=$compiler" "CARGO_TARGET_${variable^^}_RUSTFLAGS=$rust_flags"
+export "CARGO_TARGET_${variable^^}_LINKER=$linker" "CARGO_TARGET_${variable^^}_RUSTFLAGS=$rust_flags"
 # Others' flags would be in the binary, and take the place of those.
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CFLAGS
 PATH="$cache/bin:$PATH" CARGO_INCREMENTAL=0 cargo auditable build --release --locked -p rolegate --bin rolegate \

@@ -33,6 +33,14 @@ impl Service {
         Ok(Self { child, name })
     }
 
+    /// Whether it has ended.
+    ///
+    /// # Errors
+    /// When nobody knows.
+    pub fn ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// The process's id.
     #[must_use]
     pub fn id(&self) -> u32 {
