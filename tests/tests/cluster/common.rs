@@ -28,13 +28,21 @@ pub(crate) fn agents(cluster: &Cluster) -> Vec<Value> {
     }
 }
 
-/// `rolegate cleanup` with these flags on every node, as deploy/README.md says.
-pub(crate) fn clean_up(cluster: &Cluster, flags: &[&str]) {
+/// Agents have been ready for long enough: a DaemonSet takes others for unavailable, and replaces all of them at once.
+pub(crate) fn rolled_out(cluster: &Cluster) {
+    cluster
+        .kubectl(&["rollout", "status", "daemonset/rolegate", "--namespace", NAMESPACE, "--timeout=180s"])
+        .unwrap();
+    cluster.wait_for("only new agents are there", || agents(cluster).len() == 2).unwrap();
+}
+
+/// `rolegate cleanup` on every node, as docs/install.md says.
+pub(crate) fn clean_up(cluster: &Cluster) {
     for node in cluster.nodes() {
         let on = format!("node/{}", node.name());
         let debug = ["debug", &on, "--namespace", NAMESPACE, "--image", AGENT, "--profile=netadmin"];
         let run = ["--image-pull-policy=IfNotPresent", "--", "rolegate", "cleanup"];
-        let said = cluster.kubectl(&[&debug[..], &run, flags].concat()).unwrap();
+        let said = cluster.kubectl(&[&debug[..], &run].concat()).unwrap();
         let pod = said.split_whitespace().find(|word| word.starts_with("node-debugger-")).unwrap();
         let ended = "--for=jsonpath={.status.phase}=Succeeded";
         let pod = format!("pod/{pod}");

@@ -6,7 +6,7 @@ use rolegate_tests::skip;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::common::{NAMESPACE, RELEASE, agents, clean_up, left_on};
+use super::common::{NAMESPACE, RELEASE, agents, left_on, rolled_out};
 
 /// The tag of the next version: the same binary.
 const NEXT: &str = "next";
@@ -92,21 +92,15 @@ fn removal_leaves_pods_refused_and_then_nothing(cluster: &Cluster, askers: &Aske
         assert_ne!(left_on(node), "", "{}: what refuses is still there", node.name());
     }
     cluster.say("uninstalled: pods are refused");
-    clean_up(cluster, &[]);
+    cluster.install(&["--set=cleanup.enabled=true"]).unwrap();
+    rolled_out(cluster);
+    cluster.helm(&["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout=120s"]).unwrap();
     for node in cluster.nodes() {
         assert_eq!(left_on(node), "", "{}", node.name());
     }
     // Where nothing is left, nobody stands before the metadata service.
     askers.wait_for(1, |got| *got == Got::NodeCredentials).unwrap();
     cluster.say("cleaned up: nothing is left in the kernel");
-}
-
-/// Agents have been ready for long enough: a DaemonSet takes others for unavailable, and replaces all of them at once.
-fn rolled_out(cluster: &Cluster) {
-    cluster
-        .kubectl(&["rollout", "status", "daemonset/rolegate", "--namespace", NAMESPACE, "--timeout=180s"])
-        .unwrap();
-    cluster.wait_for("only new agents are there", || agents(cluster).len() == 2).unwrap();
 }
 
 fn image(agent: &Value) -> &str {
