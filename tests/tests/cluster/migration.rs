@@ -7,7 +7,7 @@ use rolegate_tests::skip;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::common::{NAMESPACE, RELEASE, agents, clean_up, left_on, rolled_out};
+use super::common::{NAMESPACE, RELEASE, agents, clean_up, left_on};
 
 /// kube2iam has 8181.
 const PORT: &str = "--set=host.port=8182";
@@ -73,14 +73,6 @@ fn restrictions_are_seen_and_then_enforced(cluster: &Cluster, askers: &Askers) {
     askers.served(3).unwrap();
     assert_eq!(askers.failed_since(&mark), []);
     cluster.say("restrictions are enforced: no call failed");
-    rolled_out(cluster);
-    // And the port that was kube2iam's, which is no hand-over of sockets: a busy node may refuse a request meanwhile.
-    let mark = askers.mark();
-    cluster.install(&["--set=namespaceRestrictions=enforce"]).unwrap();
-    askers.served(3).unwrap();
-    assert_eq!(askers.node_credentials(), []);
-    cluster
-        .say(&format!("the port is what kube2iam's was; on the way failed {:?}", askers.failed_since(&mark)));
 }
 
 /// First the agents go, then kube2iam comes, and then the rules go.
