@@ -33,13 +33,13 @@ impl Cluster {
         std::env::var_os("ROLEGATE_TEST_API").is_some_and(|which| which == "real")
     }
 
-    /// Starts the one that was asked for on an address of `world`.
+    /// Starts the double, or a real one, on an address of `world`.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(world: &Arc<NetNs>, ip: Ipv4Addr) -> Result<Self> {
+    pub fn start(world: &Arc<NetNs>, ip: Ipv4Addr, real: bool) -> Result<Self> {
         let address = SocketAddr::from((ip, PORT));
-        let cluster = if Self::wants_real() {
+        let cluster = if real {
             Self::Real(Box::new(RealApi::start(world, address)?))
         } else {
             Self::Double(KubeApi::start_on(world.listen(address)?)?)

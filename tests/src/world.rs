@@ -49,6 +49,8 @@ pub struct Options {
     pub imds: ImdsConfig,
     /// The role of the instance: path and name.
     pub node_role: String,
+    /// A real API server, whatever the suites were asked for.
+    pub real_api: bool,
 }
 
 /// A node in its world, without an agent as yet.
@@ -88,7 +90,12 @@ pub struct RunningPod {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { backend: Backend::Nft, imds: ImdsConfig::default(), node_role: NODE_ROLE.into() }
+        Self {
+            backend: Backend::Nft,
+            imds: ImdsConfig::default(),
+            node_role: NODE_ROLE.into(),
+            real_api: false,
+        }
     }
 }
 
@@ -142,7 +149,7 @@ impl World {
     pub fn with(options: &Options) -> Result<Self> {
         let topology = Topology::with_backend(options.backend)?;
         let world = topology.world();
-        let cluster = Cluster::start(world, WORLD_V4)?;
+        let cluster = Cluster::start(world, WORLD_V4, options.real_api || Cluster::wants_real())?;
         let sts = Sts::start(world.listen((WORLD_V4, STS_PORT).into())?)?;
         let imds = Imds::start(world.listen(imds_v4())?, options.imds.clone())?;
         let imds_v6 = Imds::start(world.listen(imds_v6())?, options.imds.clone())?;
