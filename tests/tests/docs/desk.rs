@@ -138,23 +138,61 @@ impl Desk {
 
     /// Runs a block to its end.
     pub(crate) fn run(&self, how: How, block: &Block, directory: &Path) -> Output {
+        let text = block.text.replace("YOUR_REGISTRY", "registry.example");
         std::fs::write(self.dir.path().join("agent.log"), self.agent.log()).unwrap();
+        if how != How::Lines {
+            return self.shell(how, &format!("set -e\n{text}"), directory);
+        }
+        let mut place = How::Admin;
+        let mut all = self.shell(place, "true", directory);
+        let placed = text
+            .replace("//NODE:", &format!("//{NODE_V4}:"))
+            .replace("NODE", NODE)
+            .replace("POD", "rolegate-abcde");
+        let mut assigned = String::new();
+        for line in placed.lines() {
+            if line == "# on the node" || line.contains("//127.0.0.1") {
+                place = How::Node;
+            }
+            if table::left_out(line).is_some() {
+                continue;
+            }
+            if line.starts_with("T=") {
+                assigned = format!("{line}\n");
+                continue;
+            }
+            let output = self.shell(place, &format!("{assigned}{line}"), directory);
+            // Who looks for a line may find none.
+            let looked = line.contains("grep") || line.contains("can-i");
+            let found_nothing = looked && output.stderr.is_empty();
+            if !output.status.success() && !found_nothing {
+                return output;
+            }
+            all.stdout.extend(output.stdout);
+        }
+        all
+    }
+
+    fn shell(&self, how: How, commands: &str, directory: &Path) -> Output {
         let ns: &NetNs = match how {
-            How::Admin | How::No(_) => self.world.topology.world(),
+            How::Admin | How::Lines | How::No(_) => self.world.topology.world(),
             How::Node => self.world.topology.node(),
             How::Pod => self.pod.ns(),
         };
         let desk = self.dir.path();
-        let path = format!("{}:{}", desk.join("bin").display(), std::env::var("PATH").unwrap_or_default());
-        let kubectl = which("kubectl");
+        let path = format!(
+            "{}:{}",
+            desk.join("bin").display(),
+            std::env::var_os("PATH").unwrap_or_default().display()
+        );
         ns.command("bash")
-            .args(["-euo", "pipefail", "-c", &block.text.replace("YOUR_REGISTRY", "registry.example")])
+            .args(["-uo", "pipefail", "-c", commands])
             .current_dir(directory)
             .env_clear()
             .env("PATH", path)
             .env("HOME", desk)
             .env("DESK", desk)
-            .env("REAL_KUBECTL", kubectl)
+            .env("REAL_KUBECTL", which("kubectl"))
             .env("KUBECONFIG", desk.join("kubeconfig"))
             .env("AWS_ENDPOINT_URL", Moto::endpoint())
             .env("AWS_REGION", REGION)
