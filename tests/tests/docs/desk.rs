@@ -91,6 +91,7 @@ impl Desk {
         let agent = world.agent(&["--debug"]).unwrap();
         let desk = Self { agent, kubelet, _moto: moto, pod, world, dir };
         desk.furnish();
+        desk.must(table::AGENT, desk.dir.path());
         desk
     }
 
@@ -144,31 +145,30 @@ impl Desk {
             return self.shell(how, &format!("set -e\n{text}"), directory);
         }
         let mut place = How::Admin;
-        let mut all = self.shell(place, "true", directory);
-        let placed = text
-            .replace("//NODE:", &format!("//{NODE_V4}:"))
-            .replace("NODE", NODE)
-            .replace("POD", "rolegate-abcde");
-        let mut assigned = String::new();
-        for line in placed.lines() {
+        let (mut all, mut variables) = (self.shell(place, "true", directory), String::new());
+        for line in
+            text.replace(table::NODE_OF_PAGES, NODE).replace("//$NODE:", &format!("//{NODE_V4}:")).lines()
+        {
             if line == "# on the node" || line.contains("//127.0.0.1") {
                 place = How::Node;
             }
             if table::left_out(line).is_some() {
                 continue;
             }
-            if line.starts_with("T=") {
-                assigned = format!("{line}\n");
-                continue;
-            }
-            let output = self.shell(place, &format!("{assigned}{line}"), directory);
+            let assigned = line.split_once('=').map(|(name, _)| name).filter(|name| is_variable(name));
+            let told = assigned.map(|name| format!("printf '%s=%q' {name} \"${name}\"")).unwrap_or_default();
+            let output = self.shell(place, &format!("{variables}{line}\n{told}"), directory);
             // Who looks for a line may find none.
             let looked = line.contains("grep") || line.contains("can-i");
             let found_nothing = looked && output.stderr.is_empty();
             if !output.status.success() && !found_nothing {
                 return output;
             }
-            all.stdout.extend(output.stdout);
+            if assigned.is_some() {
+                variables.push_str(&format!("{}\n", String::from_utf8_lossy(&output.stdout)));
+            } else {
+                all.stdout.extend(output.stdout);
+            }
         }
         all
     }
@@ -244,6 +244,11 @@ fn prepare(api: &RealApi, dir: &Path) {
     let path = format!("/api/v1/nodes/{NODE}/status");
     api.patch(&api.admin_token(), &path, "application/merge-patch+json", &address).unwrap();
     std::fs::create_dir_all(dir.join("pods")).unwrap();
+}
+
+/// Of a shell, as the pages write them.
+fn is_variable(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|letter| letter.is_ascii_uppercase())
 }
 
 fn which(program: &str) -> PathBuf {
