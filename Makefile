@@ -53,6 +53,11 @@ test: setup kube-binaries image-if-possible ## every test; what this machine lac
 	awk -f tests/tools/summary.awk $(TARGET)/test.log || status=1; \
 	exit $$status
 
+.PHONY: test-cluster
+test-cluster: setup kube-binaries image ## the image and the chart on a real cluster of two nodes, with progress shown
+	@as_root=$$(tests/tools/as-root.sh echo tests/tools/as-root.sh || true); \
+	$$as_root cargo test -p rolegate-tests --test cluster -- --nocapture --test-threads=1
+
 .PHONY: check
 check: rust deny ## format, lints, documentation, dependencies
 	cargo fmt --all --check
@@ -106,7 +111,7 @@ setup: rust ## what the tests need beside Rust: Debian packages, SDKs, moto
 	@tests/tools/setup.sh
 
 .PHONY: kube-binaries
-kube-binaries: ## kube-apiserver, built once into the cache
+kube-binaries: ## Kubernetes' programs, built once into the cache
 	@tests/tools/kube.sh
 
 .PHONY: rust

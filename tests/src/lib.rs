@@ -9,6 +9,7 @@ pub mod clients;
 pub mod cluster;
 pub mod crowd;
 pub mod dashboard;
+pub mod guests;
 pub mod hostile;
 pub mod http;
 pub mod image;

@@ -44,13 +44,13 @@ use self::node::Files;
 pub use self::node::Node;
 use self::remains::Turn;
 pub use self::remains::nothing_left;
-pub use self::run::tools_pod;
+pub use self::run::{python, sdk_pod, tools_pod};
 use crate::imds::{Imds, ImdsConfig, NODE_MARKER, Request};
 use crate::netns;
-use crate::skip;
 use crate::sts::Sts;
 use crate::topology::WORLD_V4;
 use crate::world::{NODE_ROLE, TRUST, arn};
+use crate::{has_other_users, skip};
 
 /// The node whose pods are on the bridge `cbr0`, as kubenet has them.
 pub const BRIDGE: &str = "bridge";
@@ -175,7 +175,9 @@ impl Cluster {
             (options.agent_image && !image.exists())
                 .then(|| format!("{} is not there (make image)", image.display()))
         };
-        netns::missing()
+        let root =
+            (!has_other_users()).then(|| "kubelets need root, not that of a user namespace".to_owned());
+        root.or_else(netns::missing)
             .or_else(ControlPlane::missing)
             .or_else(containerd::Containerd::missing)
             .or_else(|| {

@@ -59,6 +59,8 @@ impl Audit {
             expiration = %rfc3339(session.expiration),
             imds_version = if v1 { 1 } else { 2 },
             would_deny = grant.audited.as_ref().map(|denied| denied.code()),
+            // With the command that would allow it.
+            detail = grant.audited.as_ref().map(|denied| denied.message()),
             "issued"
         );
     }

@@ -130,6 +130,8 @@ fn audit_serves_and_counts_and_logs_what_it_would_have_denied() {
             });
             let line = line.unwrap();
             assert_eq!(line.text_of("would_deny").as_deref(), Some("namespace_has_no_list"), "{line:?}");
+            let detail = line.text_of("detail").unwrap();
+            assert!(detail.contains("kubectl annotate namespace default"), "{detail}");
         }
     });
 }
