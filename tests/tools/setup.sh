@@ -84,13 +84,14 @@ if ! fresh node "$node/package-lock.json" "$node/client.mjs" && have npm; then
   made node "$node/package-lock.json" "$node/client.mjs"
 fi
 
-# go_program NAME DIRECTORY PACKAGE
+# go_program NAME DIRECTORY PACKAGE [LDFLAGS]
 go_program() {
   have go || return 0
   fresh "$1" "$2"/go.sum "$2"/*.go && return 0
-  say "$1 into $cache/go (up to a minute)"
+  say "$1 into $cache/go (a minute, Helm four)"
   mkdir -p "$cache/go"
-  if (cd "$2" && GOTOOLCHAIN=local GOFLAGS=-mod=readonly CGO_ENABLED=0 go build -trimpath -o "$cache/go/$1" "$3"); then
+  if (cd "$2" && GOTOOLCHAIN=local GOFLAGS=-mod=readonly CGO_ENABLED=0 go build -trimpath -ldflags "-s -w ${4:-}" \
+    -o "$cache/go/$1" "$3"); then
     made "$1" "$2"/go.sum "$2"/*.go
   else
     say "go cannot build $1: its tests are skipped by name"
@@ -98,3 +99,8 @@ go_program() {
 }
 go_program aws-client "$tools/go" .
 go_program ec2-metadata-mock "$tools/ec2-metadata-mock" github.com/aws/amazon-ec2-metadata-mock/cmd
+# Helm takes its own version, and the Kubernetes version that it renders for, from the linker.
+helm_version=$(sed -n 's|^require helm.sh/helm/v3 ||p' "$tools/helm/go.mod")
+kube_minor=$(sed -n 's|.*k8s.io/client-go v0\.\([0-9]*\)\..*|\1|p' "$tools/helm/go.mod")
+go_program helm "$tools/helm" helm.sh/helm/v3/cmd/helm "-X helm.sh/helm/v3/internal/version.version=$helm_version \
+  -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=$kube_minor"
