@@ -4,11 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rolegate_tests::agent::{Agent, Line};
+use rolegate_tests::clients::cache;
 use rolegate_tests::cluster::Cluster;
 use rolegate_tests::real_api::RealApi;
 use rolegate_tests::topology::{NODE_V4, WORLD_V4};
@@ -188,6 +191,37 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// The ClusterRoles among manifests, by name.
+fn granted(manifests: &str) -> BTreeMap<String, BTreeSet<Right>> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(manifests).unwrap();
+    let roles = documents.iter().filter(|it| it["kind"] == "ClusterRole");
+    roles.map(|role| (text(&role["metadata"]["name"]), rights(role))).collect()
+}
+
+/// What the other tests say of the manifests holds for the chart.
+#[test]
+fn chart_grants_what_the_manifests_grant() {
+    let helm = cache().join("go/helm");
+    if !helm.exists() {
+        return skip(
+            "chart_grants_what_the_manifests_grant",
+            "Helm is not there (make setup, which needs Go)",
+        );
+    }
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let manifest = |name: &str| granted(&std::fs::read_to_string(deploy.join(name)).unwrap());
+    let chart = |flags: &[&str]| {
+        let mut command = Command::new(&helm);
+        command.args(["template", "rolegate"]).arg(deploy.join("helm/rolegate")).args(flags);
+        granted(&netns::run(&mut command).unwrap())
+    };
+    let always = manifest("daemonset.yaml");
+    assert_eq!(chart(&[]), always);
+    let mut with_taint = always;
+    with_taint.extend(manifest("startup-taint.yaml"));
+    assert_eq!(chart(&["--set=startupTaint.enabled=true"]), with_taint);
 }
 
 /// P43: with the rights of the manifests the agent gets ready, takes the startup taint off and is refused nothing; of
