@@ -31,7 +31,7 @@ pub use state::{Request, Resource};
 
 use self::server::Tls;
 use self::state::Shared;
-use self::tls::Authority;
+pub(crate) use self::tls::Authority;
 
 /// The token that is good at first.
 const FIRST_TOKEN: &str = "kube-api-token-of-the-harness";
@@ -74,7 +74,7 @@ impl KubeApi {
     pub fn start_on(listener: TcpListener) -> anyhow::Result<Self> {
         let address = listener.local_addr()?;
         let authority = Authority::generate()?;
-        let identity = authority.certify(address.ip(), SERVER_NAME)?;
+        let identity = authority.certify(&[address.ip()], SERVER_NAME)?;
         let tls = Tls::new(Mutex::new(identity.server_config()?));
         let shared = Arc::new(Shared::new(FIRST_TOKEN));
         let shutdown = CancellationToken::new();
@@ -95,9 +95,9 @@ impl KubeApi {
     /// If none can be made.
     pub fn renew_certificate(&self, same_authority: bool) -> anyhow::Result<()> {
         let identity = if same_authority {
-            self.authority.certify(self.address.ip(), SERVER_NAME)?
+            self.authority.certify(&[self.address.ip()], SERVER_NAME)?
         } else {
-            Authority::generate()?.certify(self.address.ip(), SERVER_NAME)?
+            Authority::generate()?.certify(&[self.address.ip()], SERVER_NAME)?
         };
         *self.tls.lock() = identity.server_config()?;
         Ok(())

@@ -15,6 +15,7 @@ pub mod kube_api;
 pub mod metadata_mock;
 pub mod moto;
 pub mod netns;
+pub mod nodes;
 pub mod planted;
 pub mod real_api;
 pub mod service;

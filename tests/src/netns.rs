@@ -22,10 +22,12 @@ use nix::unistd::Pid;
 const DIRECTORY: &str = "/run/netns";
 const PREFIX: &str = "rg";
 
-/// A network namespace that lives as long as this value.
+/// A network namespace that lives as long as this value, or somebody else's.
 #[derive(Debug)]
 pub struct NetNs {
     name: String,
+    path: PathBuf,
+    borrowed: bool,
 }
 
 // === impl NetNs ===
@@ -44,12 +46,18 @@ impl NetNs {
         let n = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}x{n}{role}", std::process::id());
         run(Command::new("ip").args(["netns", "add", &name]))?;
-        let made = Self { name };
+        let made = Self { path: Path::new(DIRECTORY).join(&name), name, borrowed: false };
         for setting in ["all/accept_dad", "default/accept_dad"] {
             made.sysctl(&format!("net/ipv6/conf/{setting}"), "0")?;
         }
         made.ip("link set lo up")?;
         Ok(made)
+    }
+
+    /// A namespace that somebody else made and removes: `/proc/PID/ns/net`.
+    #[must_use]
+    pub fn borrowed(path: PathBuf) -> Self {
+        Self { name: path.display().to_string(), path, borrowed: true }
     }
 
     /// Its name, as `ip netns` lists it.
@@ -61,7 +69,7 @@ impl NetNs {
     /// The file that `nsenter --net=` takes.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        Path::new(DIRECTORY).join(&self.name)
+        self.path.clone()
     }
 
     /// A command that runs `program` in here. The pid of the child is the program's own.
@@ -87,7 +95,12 @@ impl NetNs {
     /// # Errors
     /// The first line that fails.
     pub fn ip(&self, lines: &str) -> Result<()> {
-        batch(&["-n", &self.name], lines)
+        if self.borrowed {
+            return batch(self.command("ip"), lines);
+        }
+        let mut ip = Command::new("ip");
+        ip.args(["-n", &self.name]);
+        batch(ip, lines)
     }
 
     /// Writes a kernel setting: `net/ipv4/ip_forward`.
@@ -144,6 +157,9 @@ impl NetNs {
 
 impl Drop for NetNs {
     fn drop(&mut self) {
+        if self.borrowed {
+            return;
+        }
         if let Err(error) = run(Command::new("ip").args(["netns", "delete", &self.name])) {
             eprintln!("{error:#}");
         }
@@ -187,6 +203,13 @@ pub fn remove_stale() {
     }
 }
 
+/// The namespaces of a process that are there.
+pub(crate) fn names_of(process: u32) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(DIRECTORY) else { return Vec::new() };
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| owner(name) == Some(process)).collect()
+}
+
 /// The process that made a namespace of this name, if it is one of ours.
 fn owner(name: &str) -> Option<u32> {
     name.strip_prefix(PREFIX)?.split_once('x')?.0.parse().ok()
@@ -209,9 +232,9 @@ pub fn run(command: &mut Command) -> Result<String> {
     checked(&shown, output)
 }
 
-fn batch(options: &[&str], lines: &str) -> Result<()> {
-    let mut child = Command::new("ip")
-        .args(options)
+fn batch(mut ip: Command, lines: &str) -> Result<()> {
+    let shown = format!("{ip:?}: {lines}");
+    let mut child = ip
         .args(["-batch", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -222,7 +245,7 @@ fn batch(options: &[&str], lines: &str) -> Result<()> {
     if let Some(mut input) = child.stdin.take() {
         input.write_all(lines.as_bytes())?;
     }
-    checked(&format!("ip {}: {lines}", options.join(" ")), child.wait_with_output()?).map(drop)
+    checked(&shown, child.wait_with_output()?).map(drop)
 }
 
 fn checked(shown: &str, output: Output) -> Result<String> {

@@ -16,7 +16,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{Value, json};
 
-use self::processes::{end_of, start_apiserver, start_etcd};
+pub(crate) use self::processes::start_etcd;
+use self::processes::{end_of, start_apiserver};
 use crate::clients::cache;
 use crate::http::{Connection, Response};
 use crate::kube_api::Pod;

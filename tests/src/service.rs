@@ -33,6 +33,20 @@ impl Service {
         Ok(Self { child, name })
     }
 
+    /// The process's id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has ended.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// Asks `ready` until it is true, every 50 ms: these programs announce nothing that can be waited for.
     ///
     /// # Errors

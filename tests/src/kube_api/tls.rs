@@ -12,21 +12,24 @@ use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// An authority of its own.
-pub(super) struct Authority {
-    pub(super) pem: String,
+pub(crate) struct Authority {
+    pub(crate) pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// Who the server is.
-pub(super) struct Identity {
+pub(crate) struct Identity {
     certificate: CertificateDer<'static>,
     key: Vec<u8>,
+    /// Both, as programs read them from files.
+    pub(crate) certificate_pem: String,
+    pub(crate) key_pem: String,
 }
 
 // === impl Authority ===
 
 impl Authority {
-    pub(super) fn generate() -> anyhow::Result<Self> {
+    pub(crate) fn generate() -> anyhow::Result<Self> {
         let mut ca = CertificateParams::default();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
@@ -36,15 +39,20 @@ impl Authority {
         Ok(Self { pem, issuer: Issuer::new(ca, ca_key) })
     }
 
-    /// A new certificate for `address` and `name`.
-    pub(super) fn certify(&self, address: IpAddr, name: &str) -> anyhow::Result<Identity> {
+    /// A new certificate for `addresses` and `name`.
+    pub(crate) fn certify(&self, addresses: &[IpAddr], name: &str) -> anyhow::Result<Identity> {
         let mut server = CertificateParams::new(vec![name.to_owned(), "localhost".to_owned()])?;
-        server.subject_alt_names.push(SanType::IpAddress(address));
+        server.subject_alt_names.extend(addresses.iter().map(|address| SanType::IpAddress(*address)));
         server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         server.distinguished_name.push(DnType::CommonName, "kube-apiserver");
         let key = KeyPair::generate()?;
-        let certificate = server.signed_by(&key, &self.issuer)?.der().clone();
-        Ok(Identity { certificate, key: key.serialize_der() })
+        let certificate = server.signed_by(&key, &self.issuer)?;
+        Ok(Identity {
+            certificate_pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+            certificate: certificate.der().clone(),
+            key: key.serialize_der(),
+        })
     }
 }
 

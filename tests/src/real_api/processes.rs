@@ -11,7 +11,7 @@ use super::{ADMIN, AGENT, apiserver, audit};
 use crate::netns::NetNs;
 use crate::service::Service;
 
-pub(super) fn start_etcd(ns: &NetNs, dir: &Path) -> Result<Service> {
+pub(crate) fn start_etcd(ns: &NetNs, dir: &Path) -> Result<Service> {
     let mut command = ns.command("etcd");
     command.arg("--data-dir").arg(dir.join("etcd")).args([
         "--unsafe-no-fsync",
