@@ -53,6 +53,8 @@ pub enum Invocation {
     Guard(GuardArgs),
     /// `cleanup`.
     Cleanup(CleanupArgs),
+    /// `probe`.
+    Probe(ProbeArgs),
 }
 
 /// Credentials for pods: answers the EC2 instance metadata service with each pod's own role.
@@ -79,6 +81,8 @@ enum Action {
     Guard(GuardArgs),
     /// Removes the redirect and the guards that rolegate made, and nothing else
     Cleanup(CleanupArgs),
+    /// Asks the metadata service as any pod does, and says whether rolegate answers
+    Probe(ProbeArgs),
     /// Prints docs/flags.md
     #[command(hide = true)]
     DocsFlags,
@@ -91,6 +95,9 @@ pub struct CleanupArgs {
     /// Removes the rules of kube2iam and kiam as well [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub peers: Option<String>,
+    /// Does not end afterwards, until it is told to: for a DaemonSet [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub stay: Option<String>,
     /// How the result is printed: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub output: Option<String>,
@@ -103,6 +110,18 @@ pub struct GuardArgs {
     /// Preference of the first policy rule, as the agent has it [default: 2]
     #[arg(long, value_name = "NUMBER")]
     pub rule_preference: Option<String>,
+    /// How the result is printed: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub output: Option<String>,
+}
+
+/// Flags of `probe`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Probe")]
+pub struct ProbeArgs {
+    /// How long it is asked again where nobody answers, or the agent does not know this pod yet [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    pub wait: Option<String>,
     /// How the result is printed: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub output: Option<String>,
@@ -141,9 +160,12 @@ pub(crate) fn read_with(
     match cli.action {
         None => Ok(Invocation::Run { args: Box::new(cli.run), unknown }),
         Some(Action::Run(args)) => Ok(Invocation::Run { args, unknown }),
-        Some(Action::Guard(_) | Action::Cleanup(_)) if !unknown.is_empty() => Err(usage(&unknown.join("\n"))),
+        Some(Action::Guard(_) | Action::Cleanup(_) | Action::Probe(_)) if !unknown.is_empty() => {
+            Err(usage(&unknown.join("\n")))
+        }
         Some(Action::Guard(args)) => Ok(Invocation::Guard(args)),
         Some(Action::Cleanup(args)) => Ok(Invocation::Cleanup(args)),
+        Some(Action::Probe(args)) => Ok(Invocation::Probe(args)),
         Some(Action::DocsFlags) => Err(Exit { code: 0, text: flags_markdown(), to_stdout: true }),
     }
 }

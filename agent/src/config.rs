@@ -36,6 +36,15 @@ pub enum Command {
     Cleanup {
         /// The peers' rules as well.
         peers: bool,
+        /// Do not end afterwards.
+        stay: bool,
+        /// For machines.
+        json: bool,
+    },
+    /// Ask the metadata service as a pod does.
+    Probe {
+        /// `--wait`: how long it is asked again where nobody answers or the pod is not known yet.
+        patience: Duration,
         /// For machines.
         json: bool,
     },
@@ -251,6 +260,7 @@ fn command(invocation: Invocation, env: impl Fn(&str) -> Option<String>) -> Resu
             .map_err(mistaken),
         Invocation::Guard(args) => sections::guard(&args).map_err(mistaken),
         Invocation::Cleanup(args) => sections::cleanup(&args).map_err(mistaken),
+        Invocation::Probe(args) => sections::probe(&args).map_err(mistaken),
     }
 }
 

@@ -31,7 +31,8 @@ fn main() -> ExitCode {
     let ended = match command {
         Command::Run(config) => app::prepare(*config).and_then(|prepared| on_runtime(app::run(prepared))),
         Command::Guard { preference, json } => on_runtime(app::guard(preference, json)),
-        Command::Cleanup { peers, json } => on_runtime(app::cleanup(peers, json)),
+        Command::Cleanup { peers, stay, json } => on_runtime(app::cleanup(peers, stay, json)),
+        Command::Probe { patience, json } => on_runtime(app::probe(patience, json)),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,12 +9,15 @@ use rolegate_iptables::route::{DEFAULT_TABLE, Route};
 use serde_json::{Value, json};
 
 use super::privileges::check_for_rules;
+use super::process::Signals;
 
-/// Removes what is ours from the node: redirect and guards, and with `peers` the rules that kube2iam and kiam left.
+/// Removes what is ours from the node: redirect and guards, and with `peers` the rules that kube2iam and kiam left. With
+/// `stay` it waits for a signal to end, where everything was removed.
 ///
 /// # Errors
 /// What capability is missing, or everything that could not be removed; what could be is removed and printed nevertheless.
-pub async fn cleanup(peers: bool, json: bool) -> anyhow::Result<()> {
+pub async fn cleanup(peers: bool, stay: bool, json: bool) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
     check_for_rules(true)?;
     let rules = iptables::cleanup(&iptables::search_path(), peers).await;
     // Rules and routes are found whatever numbers they were made with.
@@ -47,6 +50,9 @@ pub async fn cleanup(peers: bool, json: bool) -> anyhow::Result<()> {
     };
     writeln!(std::io::stdout(), "{text}")?;
     anyhow::ensure!(errors.is_empty(), "not everything could be removed: {}", errors.join("; "));
+    if stay {
+        signals.next().await;
+    }
     Ok(())
 }
 

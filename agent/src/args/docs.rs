@@ -35,7 +35,15 @@ kubelet starts (`deploy/node/rolegate-guard.service`). It asks neither the API s
 
 Removes what rolegate made on this node and nothing else, whatever `--rule-preference` and `--route-table` it was made
 with. `--peers` (`ROLEGATE_PEERS`) removes the rules of kube2iam
-and kiam as well; `--output=json` (`ROLEGATE_OUTPUT`) prints the result for machines.
+and kiam as well; `--stay` (`ROLEGATE_STAY`) waits for SIGTERM afterwards, for a DaemonSet; `--output=json`
+(`ROLEGATE_OUTPUT`) prints the result for machines.
+
+## rolegate probe
+
+Asks 169.254.169.254 and fd00:ec2::254 as any pod does, for a session token and for the name of its role, never for
+credentials. Ends with exit code 0 where rolegate answers, which the token proves, and with 1 where something else does or
+nobody. `helm test` runs it in a pod. `--wait` (`ROLEGATE_WAIT`, 30s) is how long it asks again where nobody answers or
+the agent does not know the pod yet; `--output=json` (`ROLEGATE_OUTPUT`) prints the result for machines.
 ";
 
 /// docs/flags.md: one table per group, as the flags say it.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::mistakes::{ConfigError, ConfigErrors, Findings, flag};
 use super::values;
 use super::{Command, Config, Credentials, Log, LogFormat, Server};
-use crate::args::{CleanupArgs, CredentialsArgs, GuardArgs, LogArgs, RunArgs, ServerArgs};
+use crate::args::{CleanupArgs, CredentialsArgs, GuardArgs, LogArgs, ProbeArgs, RunArgs, ServerArgs};
 
 /// Shortest and longest session that STS gives (STS API reference, `DurationSeconds`).
 const SESSION: (Duration, Duration) = (Duration::from_secs(900), Duration::from_secs(43_200));
@@ -23,6 +23,9 @@ const REFRESH_AGE: Duration = Duration::from_secs(900);
 
 /// Longer than anything that is waited for.
 const DAY: Duration = Duration::from_secs(86_400);
+
+/// A new pod is known to its agent within seconds.
+const PROBE_PATIENCE: Duration = Duration::from_secs(30);
 
 type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -86,7 +89,16 @@ pub(super) fn cleanup(args: &CleanupArgs) -> Result<Command, ConfigErrors> {
     let mut found = Findings::default();
     let peers = found.boolean(flag("--peers", &args.peers), false);
     let json = is_json(&mut found, &args.output);
-    found.unless_mistaken(Command::Cleanup { peers, json })
+    let stay = found.boolean(flag("--stay", &args.stay), false);
+    found.unless_mistaken(Command::Cleanup { peers, stay, json })
+}
+
+/// What `probe` is to do.
+pub(super) fn probe(args: &ProbeArgs) -> Result<Command, ConfigErrors> {
+    let mut found = Findings::default();
+    let patience = found.time(flag("--wait", &args.wait), Duration::ZERO..=DAY).unwrap_or(PROBE_PATIENCE);
+    let json = is_json(&mut found, &args.output);
+    found.unless_mistaken(Command::Probe { patience, json })
 }
 
 fn is_json(found: &mut Findings, output: &Option<String>) -> bool {

@@ -390,17 +390,30 @@ fn token_is_never_shown() {
 #[test]
 fn cleanup_has_flags_of_its_own() {
     let cleanup = |args: &[&str], env: &[(&str, &str)]| match exit_or(args, env) {
-        Ok(Command::Cleanup { peers, json }) => Some((peers, json)),
+        Ok(Command::Cleanup { peers, stay, json }) => Some((peers, stay, json)),
         _ => None,
     };
-    assert_eq!(cleanup(&["cleanup"], &[]), Some((false, false)));
-    assert_eq!(cleanup(&["cleanup", "--peers", "--output=json"], &[]), Some((true, true)));
+    assert_eq!(cleanup(&["cleanup"], &[]), Some((false, false, false)));
+    assert_eq!(cleanup(&["cleanup", "--peers", "--stay", "--output=json"], &[]), Some((true, true, true)));
     let env = [("ROLEGATE_PEERS", "true"), ("ROLEGATE_OUTPUT", "json"), ("ROLEGATE_NODE", "node-1")];
-    assert_eq!(cleanup(&["cleanup"], &env), Some((true, true)));
-    assert_eq!(cleanup(&["cleanup", "--peers=false", "--output=text"], &env), Some((false, false)));
+    assert_eq!(cleanup(&["cleanup"], &env), Some((true, false, true)));
+    assert_eq!(cleanup(&["cleanup", "--peers=false", "--output=text"], &env), Some((false, false, false)));
     let text = mistakes(&["cleanup", "--output=xml", "--peers=maybe"]);
     assert!(
         text.contains("--output=xml: allowed is text or json") && text.contains("--peers=maybe"),
         "{text}"
     );
+}
+
+#[test]
+fn probe_has_flags_of_its_own() {
+    let probe = |args: &[&str]| match exit_or(args, &[]) {
+        Ok(Command::Probe { patience, json }) => Some((patience, json)),
+        _ => None,
+    };
+    assert_eq!(probe(&["probe"]), Some((Duration::from_secs(30), false)));
+    assert_eq!(probe(&["probe", "--wait=0", "--output=json"]), Some((Duration::ZERO, true)));
+    let text = mistakes(&["probe", "--wait=soon", "--node=n"]);
+    assert!(text.contains("--node: there is no such flag"), "{text}");
+    assert!(mistakes(&["probe", "--wait=soon"]).contains("--wait=soon: allowed is a time"));
 }

@@ -124,6 +124,14 @@ impl fmt::Debug for TokenKey {
     }
 }
 
+/// When `token` ends (Unix seconds), where it has the form of ours; whether it is good only its key can tell.
+#[must_use]
+pub fn expiry(token: &[u8]) -> Option<u64> {
+    let bytes = URL_SAFE_NO_PAD.decode(token).ok().filter(|bytes| bytes.len() == TOKEN_BYTES)?;
+    let expiry = bytes.strip_prefix(&VERSION)?.first_chunk()?;
+    Some(u64::from_be_bytes(*expiry))
+}
+
 /// Reads the TTL from the values of all its headers: exactly one, digits only, 1 to 21600.
 ///
 /// # Errors

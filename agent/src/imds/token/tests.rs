@@ -235,3 +235,13 @@ proptest! {
         prop_assert!(key().verify(&bytes, ip("100.96.1.5"), NOW).is_err());
     }
 }
+
+#[test]
+fn end_of_a_token_is_read_without_its_key_and_only_from_tokens_of_this_form() {
+    let token = key().issue(ip("10.0.0.1"), 300, NOW);
+    assert_eq!(expiry(token.as_bytes()), Some(NOW + 300));
+    let other_version = URL_SAFE_NO_PAD.encode([2; TOKEN_BYTES]);
+    for text in ["", "AQAEAABBCCDD==", &token[1..], &format!("{token}A"), &other_version] {
+        assert_eq!(expiry(text.as_bytes()), None, "{text}");
+    }
+}
