@@ -44,7 +44,7 @@ use self::node::Files;
 pub use self::node::Node;
 use self::remains::Turn;
 pub use self::remains::nothing_left;
-pub use self::run::tools_pod;
+pub use self::run::{python, sdk_pod, tools_pod};
 use crate::imds::{Imds, ImdsConfig, NODE_MARKER, Request};
 use crate::netns;
 use crate::skip;

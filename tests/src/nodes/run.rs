@@ -1,14 +1,14 @@
 //! What a test does with a cluster: kubectl, helm, pods and their logs.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::{Cluster, TOOLS};
-use crate::clients::cache;
+use super::{AGENT, Cluster, TOOLS};
+use crate::clients::{REGION, cache};
 use crate::netns::{self, NetNs};
 
 // === impl Cluster ===
@@ -76,6 +76,54 @@ impl Cluster {
     #[must_use]
     pub fn helm_missing() -> Option<String> {
         (!helm().exists()).then(|| format!("{} is not there (tests/tools/setup.sh)", helm().display()))
+    }
+
+    /// Installs or upgrades the chart as release `rolegate` in kube-system, with the image and the STS of this cluster
+    /// and these further arguments of Helm; returns when its agents are ready.
+    ///
+    /// # Errors
+    /// What Helm said, and what the agents are like.
+    pub fn install(&self, args: &[&str]) -> Result<String> {
+        let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/helm/rolegate");
+        let (chart, sts) = (chart.display().to_string(), self.sts.url());
+        let sts = format!("--set=extraEnv.AWS_ENDPOINT_URL_STS={sts}");
+        let (repository, tag) = AGENT.rsplit_once(':').context("an image has a tag")?;
+        let image = format!("--set=image.repository={repository},image.tag={tag},image.pullPolicy=Never");
+        let usual = ["upgrade", "--install", "rolegate", &chart, "--namespace=kube-system", &sts, &image];
+        self.helm(&[&usual, args, &["--wait", "--timeout=180s"]].concat()).with_context(|| {
+            let agents = ["-n", "kube-system", "-l", "app.kubernetes.io/name=rolegate"];
+            let describe = self.kubectl(&[&["describe", "pods"][..], &agents].concat()).unwrap_or_default();
+            let logs = ["logs", "--all-containers", "--prefix", "--tail=20"];
+            let logs = self.kubectl(&[&logs[..], &agents].concat()).unwrap_or_default();
+            format!("{describe}\n{logs}")
+        })
+    }
+
+    /// The name of the agent's pod on a node.
+    ///
+    /// # Errors
+    /// When there is not exactly one that is not ending.
+    pub fn agent_pod(&self, node: &str) -> Result<String> {
+        let field = format!("--field-selector=spec.nodeName={node}");
+        let listed = self.kubectl(&[
+            "get",
+            "pods",
+            "-n",
+            "kube-system",
+            "-l",
+            "app.kubernetes.io/name=rolegate",
+            &field,
+            "--output=json",
+        ])?;
+        let listed: Value = serde_json::from_str(&listed)?;
+        let live: Vec<_> = listed["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|pod| pod.pointer("/metadata/deletionTimestamp").is_none())
+            .collect();
+        ensure!(live.len() == 1, "{} agents on {node}", live.len());
+        Ok(text(live[0], "/metadata/name").to_owned())
     }
 
     /// Makes a namespace that allows these roles, or replaces its annotation.
@@ -211,6 +259,36 @@ impl Cluster {
 /// A pod of busybox that sleeps, on that node, with or without a role; as JSON, to which a test may add.
 #[must_use]
 pub fn tools_pod(namespace: &str, name: &str, node: &str, role: Option<&str>) -> String {
+    sleeping_pod(namespace, name, node, role).to_string()
+}
+
+/// As [`tools_pod`], with this machine's programs and the AWS SDK for Python: [`python`].
+#[must_use]
+pub fn sdk_pod(namespace: &str, name: &str, node: &str, role: Option<&str>) -> String {
+    let mut pod = sleeping_pod(namespace, name, node, role);
+    let venv = venv().display().to_string();
+    let dirs = [("usr", "/usr"), ("lib", "/lib"), ("lib64", "/lib64"), ("venv", &*venv)];
+    let dirs = dirs.iter().filter(|(_, path)| Path::new(path).exists());
+    let (mounts, volumes): (Vec<_>, Vec<_>) = dirs
+        .map(|(name, path)| {
+            let mount = json!({"name": name, "mountPath": path, "readOnly": true});
+            (mount, json!({"name": name, "hostPath": {"path": path}}))
+        })
+        .unzip();
+    let container = &mut pod["spec"]["containers"][0];
+    container["volumeMounts"] = json!(mounts);
+    container["env"] = json!([{"name": "AWS_REGION", "value": REGION}]);
+    pod["spec"]["volumes"] = json!(volumes);
+    pod.to_string()
+}
+
+/// Python in an [`sdk_pod`], which has boto3.
+#[must_use]
+pub fn python() -> String {
+    venv().join("bin/python").display().to_string()
+}
+
+fn sleeping_pod(namespace: &str, name: &str, node: &str, role: Option<&str>) -> Value {
     let annotations = role.map_or_else(|| json!({}), |role| json!({"iam.amazonaws.com/role": role}));
     json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -225,7 +303,10 @@ pub fn tools_pod(namespace: &str, name: &str, node: &str, role: Option<&str>) ->
             }],
         },
     })
-    .to_string()
+}
+
+fn venv() -> PathBuf {
+    cache().join("venv")
 }
 
 fn helm() -> PathBuf {

@@ -1,17 +1,62 @@
-//! The chart as a user installs it.
+//! The chart as a user installs it, on both nodes.
 
-use rolegate_tests::nodes::{BRIDGE, Cluster, Options, ROUTED, tools_pod};
+use rolegate_tests::http::Client;
+use rolegate_tests::nodes::{BRIDGE, Cluster, Options, ROUTED, python, sdk_pod, tools_pod};
+use rolegate_tests::skip;
+use rolegate_tests::world::arn;
+
+const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
+const BOTO3: &str =
+    "import boto3; print(boto3.Session().get_credentials().get_frozen_credentials().access_key)";
 
 #[test]
-fn pods_run_on_both_nodes() {
-    let options = Options { agent_image: false, ..Options::default() };
-    let Some(cluster) = Cluster::for_test("cluster::pods_run_on_both_nodes", &options) else { return };
+fn chart_installed_with_helm_gives_pods_of_both_nodes_their_roles_and_nothing_else() {
+    const NAME: &str = "cluster::install";
+    if let Some(why) = Cluster::helm_missing() {
+        return skip(NAME, &why);
+    }
+    let Some(cluster) = Cluster::for_test(NAME, &Options::default()) else { return };
+    cluster.namespace("shop", &["MyPodRole"]).unwrap();
+    // Before the agent: it finds pods that run already.
     for node in [BRIDGE, ROUTED] {
-        cluster.apply(&tools_pod("default", node, node, None)).unwrap();
+        cluster.apply(&sdk_pod("shop", &format!("mine-{node}"), node, Some("MyPodRole"))).unwrap();
+        cluster.apply(&tools_pod("shop", &format!("none-{node}"), node, None)).unwrap();
+    }
+    cluster.install(&[]).unwrap();
+    let closed = tokio::time::Instant::now();
+    cluster.say("agents are ready");
+    for node in [BRIDGE, ROUTED] {
+        cluster.apply(&tools_pod("shop", &format!("other-{node}"), node, Some("OtherRole"))).unwrap();
     }
     for node in [BRIDGE, ROUTED] {
-        cluster.ready("default", node).unwrap();
-        cluster.say(&format!("a pod runs on {node}"));
-        println!("{}", cluster.exec("default", node, &["ip", "a"]).unwrap());
+        pod_gets_its_role(&cluster, &format!("mine-{node}"));
+        pods_get_their_refusals(&cluster, node);
+        cluster.say(&format!("pods of {node} got what is theirs"));
     }
+    let said = cluster.helm(&["test", "rolegate", "--namespace=kube-system", "--logs"]).unwrap();
+    assert!(said.contains("Phase:          Succeeded"), "{said}");
+    cluster.say("helm test has passed");
+    let leaks = cluster.leaks(closed);
+    assert!(leaks.is_empty(), "requests of pods that reached IMDS: {leaks:#?}");
+}
+
+fn pod_gets_its_role(cluster: &Cluster, pod: &str) {
+    cluster.ready("shop", pod).unwrap();
+    let key = cluster.exec("shop", pod, &[&python(), "-c", BOTO3]).unwrap();
+    let issued = cluster.sts.issued(key.trim()).unwrap_or_else(|| panic!("{pod}: {key:?} is no session"));
+    assert_eq!(issued.role, arn("MyPodRole"), "{pod}");
+}
+
+fn pods_get_their_refusals(cluster: &Cluster, node: &str) {
+    let (none, other) = (format!("none-{node}"), format!("other-{node}"));
+    cluster.ready("shop", &none).unwrap();
+    let net = cluster.pod_net("shop", &none).unwrap();
+    let answer = Client::imds(&net).get(ROLES).unwrap();
+    assert_eq!((answer.status, answer.text()), (404, String::new()), "{none}");
+
+    cluster.ready("shop", &other).unwrap();
+    let net = cluster.pod_net("shop", &other).unwrap();
+    let answer = Client::imds(&net).get(&format!("{ROLES}OtherRole")).unwrap();
+    assert_eq!(answer.json().unwrap()["Code"], "AssumeRoleUnauthorizedAccess", "{other}");
+    assert!(answer.text().contains("kubectl annotate namespace shop"), "{}", answer.text());
 }
