@@ -12,6 +12,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 CARGO_DENY_VERSION := 0.20.2
 CARGO_FUZZ_VERSION := 0.13.2
+CARGO_AUDITABLE_VERSION := 0.7.7
 # Tools are run once or twice: built quickly rather than well.
 QUICK := CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
 FUZZ_SECONDS ?= 60
@@ -22,6 +23,8 @@ E2E_FLAGS ?=
 CAPTURES_FLAGS ?=
 FAIRNESS_FLAGS ?=
 HERD_FLAGS ?=
+# amd64 or arm64.
+IMAGE_ARCH ?= $(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(shell uname -m)))
 # Suites that run a second time, against a real API server, where one could be built.
 REAL_API_SUITES ?= acceptance route sdk startup_taint world
 
@@ -37,7 +40,7 @@ demo: rust ## two pods, a real agent, and what each of them gets
 	@export ROLEGATE_BIN="$$(realpath $(TARGET)/debug/rolegate)"; tests/tools/as-root.sh $(TARGET)/debug/demo
 
 .PHONY: test
-test: setup kube-binaries ## every test; what this machine lacks is skipped by name
+test: setup kube-binaries image-if-possible ## every test; what this machine lacks is skipped by name
 	cargo build --workspace --bin rolegate
 	@mkdir -p $(TARGET); status=0; \
 	as_root=$$(tests/tools/as-root.sh echo tests/tools/as-root.sh || true); \
@@ -55,7 +58,7 @@ check: rust deny ## format, lints, documentation, dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
-	for script in tests/tools/*.sh tests/fuzz/run.sh .ci/run; do bash -n "$$script"; done
+	for script in tests/tools/*.sh tests/fuzz/run.sh deploy/image/*.sh .ci/run; do bash -n "$$script"; done
 
 # Advisories are left out: they need a database from the network, and an old commit must stay buildable.
 .PHONY: deny
@@ -75,6 +78,18 @@ bench: rust ## the hot path step by step, the captures, the agent end to end, ne
 .PHONY: fuzz
 fuzz: rust $(ROLEGATE_CACHE)/bin/cargo-fuzz ## every fuzz target (or FUZZ_TARGETS) for FUZZ_SECONDS each
 	@tests/fuzz/run.sh $(ROLEGATE_CACHE)/bin/cargo-fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
+.PHONY: image
+image: rust $(ROLEGATE_CACHE)/bin/cargo-auditable ## both images of IMAGE_ARCH, as OCI archives in target/image
+	@deploy/image/build.sh $(IMAGE_ARCH)
+
+# As a part of `test`: what cannot be built here is said, and its tests are skipped by name.
+.PHONY: image-if-possible
+image-if-possible: setup
+	@if command -v buildah >/dev/null; then \
+	  $(MAKE) --no-print-directory $(ROLEGATE_CACHE)/bin/cargo-auditable && \
+	  deploy/image/build.sh --if-possible $(IMAGE_ARCH); \
+	else echo "image: no buildah here, so no image: its tests are skipped by name"; fi
 
 .PHONY: docs
 docs: rust ## rustdoc of the workspace
@@ -103,3 +118,7 @@ $(ROLEGATE_CACHE)/bin/cargo-deny:
 $(ROLEGATE_CACHE)/bin/cargo-fuzz:
 	@echo "building cargo-fuzz $(CARGO_FUZZ_VERSION) into $(ROLEGATE_CACHE)/bin, once"
 	$(QUICK) cargo install --quiet --locked --root $(ROLEGATE_CACHE) --version $(CARGO_FUZZ_VERSION) cargo-fuzz
+
+$(ROLEGATE_CACHE)/bin/cargo-auditable:
+	@echo "building cargo-auditable $(CARGO_AUDITABLE_VERSION) into $(ROLEGATE_CACHE)/bin, once (a minute or two)"
+	$(QUICK) cargo install --quiet --locked --root $(ROLEGATE_CACHE) --version $(CARGO_AUDITABLE_VERSION) cargo-auditable

@@ -176,19 +176,20 @@ fn table(route: &RouteMessage) -> u32 {
     table.unwrap_or_else(|| route.header.table.into())
 }
 
-/// Listens on the metadata service's own address and port, which is no address of the host.
+/// Listens on the metadata service's own address and port, which is no address of the host. As many connections wait to be
+/// accepted as the node allows (`net.core.somaxconn`).
 ///
 /// # Errors
 /// When somebody else has it, or the capability `NET_ADMIN` (for the address) or `NET_BIND_SERVICE` (for the port) is
 /// missing: the error says which address.
-pub fn listen_at_imds(family: Family, backlog: i32) -> io::Result<TcpListener> {
+pub fn listen_at_imds(family: Family) -> io::Result<TcpListener> {
     let at = SocketAddr::new(family.imds(), IMDS_PORT);
-    listen_at(at, backlog).map_err(|error| {
+    listen_at(at).map_err(|error| {
         io::Error::new(error.kind(), format!("{at} (--redirect=route) cannot be listened at: {error}"))
     })
 }
 
-fn listen_at(at: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+fn listen_at(at: SocketAddr) -> io::Result<TcpListener> {
     let domain = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(domain, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
@@ -203,6 +204,6 @@ fn listen_at(at: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
             bind(fd.as_raw_fd(), &SockaddrIn6::from(v6))?;
         }
     }
-    listen(&fd, Backlog::new(backlog)?)?;
+    listen(&fd, Backlog::MAXALLOWABLE)?;
     Ok(TcpListener::from(fd))
 }

@@ -86,7 +86,7 @@ impl Agent {
     /// # Errors
     /// When it cannot be built or started.
     pub fn start(node: &Arc<NetNs>, args: &[String], env: &BTreeMap<String, String>) -> Result<Self> {
-        Self::launch(node, node.command(binary()?), args, env)
+        Self::start_by(node, node.command(binary()?), args, env)
     }
 
     /// As [`Agent::start`], in a mount namespace of its own, as a container has it: `/run` and `/var/lib` are
@@ -107,10 +107,15 @@ impl Agent {
         );
         let mut command = node.command("unshare");
         command.args(["--mount", "sh", "-c", &prepare]).arg(binary()?);
-        Self::launch(node, command, args, env)
+        Self::start_by(node, command, args, env)
     }
 
-    fn launch(
+    /// As [`Agent::start`], by a command that takes the agent's arguments after its own and passes its environment on, such as one
+    /// that starts a container. Signals go to that command.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_by(
         node: &Arc<NetNs>,
         mut command: Command,
         args: &[String],

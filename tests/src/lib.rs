@@ -11,6 +11,7 @@ pub mod crowd;
 pub mod guests;
 pub mod hostile;
 pub mod http;
+pub mod image;
 pub mod imds;
 pub mod kube_api;
 pub mod metadata_mock;

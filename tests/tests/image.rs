@@ -1,12 +1,21 @@
-//! What an image must have beside the binary, and what is in the binary.
+//! What an image must have beside the binary, what is in the binary; and the images that were made.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "image/bill.rs"]
+mod bill;
+#[path = "image/contents.rs"]
+mod contents;
+#[path = "image/running.rs"]
+mod running;
 
 use std::collections::BTreeSet;
 use std::process::Command;
 
 use rolegate_tests::agent::{Agent, binary};
+use rolegate_tests::image::Image;
 use rolegate_tests::netns;
+use rolegate_tests::skip;
 use rolegate_tests::topology::NODE_V4;
 use rolegate_tests::world::{Options, World};
 
@@ -118,6 +127,17 @@ fn binary_loads_the_c_library_and_nothing_else() {
     let expected = ["libc", "libgcc_s", "libm", "linux-vdso", "ld-linux-x86-64", "ld-linux-aarch64"];
     assert!(names.iter().all(|name| expected.contains(name)), "{text}");
     assert!(names.contains("libc"), "{text}");
+}
+
+/// An image that `make image` made, or nothing after the word on why the test is skipped.
+fn made(test: &str, variant: &str) -> Option<Image> {
+    match rolegate_tests::image::archive(variant) {
+        Ok(archive) => Some(Image::open(&archive).unwrap()),
+        Err(why) => {
+            skip(test, &why);
+            None
+        }
+    }
 }
 
 /// P44: nothing copyleft is in it, and of the packages only the cryptography has code in another language.

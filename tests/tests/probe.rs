@@ -22,13 +22,14 @@ fn said(output: &Output) -> (Option<i32>, String) {
 }
 
 fn report(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap()
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
 #[test]
 fn probe_fails_with_the_real_service_or_the_guards_alone_and_passes_with_the_agent() {
     let test = "probe_fails_with_the_real_service_or_the_guards_alone_and_passes_with_the_agent";
-    let Some(world) = World::for_test(test, &Options::default()) else { return };
+    let imds = ImdsConfig { hop_limit: 2, ..ImdsConfig::default() };
+    let Some(world) = World::for_test(test, &Options { imds, ..Options::default() }) else { return };
     world.namespace("default", &["MyPodRole"]).unwrap();
     let plain = world.pod("default", "plain", |pod| pod).unwrap();
     let with_role = world.pod("default", "with-role", |pod| pod.role("MyPodRole")).unwrap();
@@ -77,6 +78,7 @@ fn probe_fails_where_the_hop_limit_alone_keeps_pods_from_the_real_service() {
     let test = "probe_fails_where_the_hop_limit_alone_keeps_pods_from_the_real_service";
     let imds = ImdsConfig { hop_limit: 1, ..ImdsConfig::default() };
     let Some(world) = World::for_test(test, &Options { imds, ..Options::default() }) else { return };
+    world.namespace("default", &[]).unwrap();
     let pod = world.pod("default", "plain", |pod| pod).unwrap();
     let output = probe(&pod, &["--output=json"]);
     assert_eq!(output.status.code(), Some(1));

@@ -18,8 +18,6 @@ use super::queue::Pool;
 /// Otherwise the kernel tries on for a minute and more (`net.ipv4.tcp_orphan_retries`), and beyond a number of such sockets
 /// (`net.ipv4.tcp_max_orphans`) resets whatever is closed on the node, everybody's.
 pub(super) const UNREAD_ANSWER_MILLIS: u32 = 5_000;
-/// Connections that the kernel completes before we accept them.
-const BACKLOG: i32 = 4096;
 
 /// The listening sockets, not yet served. No runtime is needed to make them.
 #[derive(Debug)]
@@ -67,7 +65,7 @@ impl Listeners {
     pub fn bind_at_imds(pool: &Pool) -> io::Result<Self> {
         let at_imds = |family: Family| {
             pool.or_open((family.imds(), IMDS_PORT).into(), || {
-                let listener = listen_at_imds(family, BACKLOG)?;
+                let listener = listen_at_imds(family)?;
                 setsockopt(&listener, sockopt::TcpUserTimeout, &UNREAD_ANSWER_MILLIS)?;
                 Ok(listener)
             })
@@ -112,6 +110,8 @@ pub(super) fn listener(addr: SocketAddr) -> io::Result<TcpListener> {
     }
     // Every accepted connection has it from its listener.
     setsockopt(&fd, sockopt::TcpUserTimeout, &UNREAD_ANSWER_MILLIS)?;
-    listen(&fd, Backlog::new(BACKLOG)?)?;
+    // As many connections wait to be accepted as the node allows (`net.core.somaxconn`); `Backlog::new` would refuse
+    // more than the C library's `SOMAXCONN`, for musl 128.
+    listen(&fd, Backlog::MAXALLOWABLE)?;
     Ok(TcpListener::from(fd))
 }

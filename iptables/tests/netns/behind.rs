@@ -95,7 +95,7 @@ fn connection_came_in_by_the_pods_interface_under_either_capture() {
          ip -6 rule add pref 3 to fd00:ec2::254 lookup 43518
          ip -6 route add local fd00:ec2::254 dev lo table 43518");
     for family in Family::ALL {
-        let listener = world.node.spawn(move || listen_at_imds(family, 8).expect("listener"));
+        let listener = world.node.spawn(move || listen_at_imds(family).expect("listener"));
         let listener = listener.join().expect("thread");
         listener.set_nonblocking(false).expect("blocking");
         for (pod, source) in &pods {

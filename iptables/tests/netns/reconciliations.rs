@@ -89,7 +89,7 @@ fn two_thousand_repairs_of_policy_routing_let_nothing_through() {
     }
     let world = World::new();
     for family in Family::ALL {
-        serve_on(&world.node, move || listen_at_imds(family, 128).expect("listening"), AGENT);
+        serve_on(&world.node, move || listen_at_imds(family).expect("listening"), AGENT);
     }
     let damages = [lines(&OF_GUARDS), lines(&OF_ROUTE)].concat();
     world.node.block_on(|| async {

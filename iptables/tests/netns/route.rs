@@ -10,7 +10,6 @@ use rolegate_iptables::route::{DEFAULT_TABLE, Route, listen_at_imds};
 use crate::host::{Netns, can_run};
 use crate::traffic::{AGENT, IMDS, REAL, World, ask, open, serve_on};
 
-const BACKLOG: i32 = 128;
 /// What others take away, and whether pods are still served then.
 const DAMAGES: [(&str, bool); 10] = [
     ("nft flush ruleset", true),
@@ -54,7 +53,7 @@ fn answers(of: &Netns) -> [Option<[u8; 5]>; 2] {
 fn world() -> World {
     let world = World::new();
     for family in Family::ALL {
-        serve_on(&world.node, move || listen_at_imds(family, BACKLOG).expect("listening"), AGENT);
+        serve_on(&world.node, move || listen_at_imds(family).expect("listening"), AGENT);
     }
     world
 }
@@ -191,8 +190,8 @@ fn address_that_somebody_else_listens_at_is_named() {
     }
     let node = Netns::new();
     node.spawn(|| {
-        let _first = listen_at_imds(Family::V4, BACKLOG).expect("free");
-        let error = listen_at_imds(Family::V4, BACKLOG).expect_err("taken").to_string();
+        let _first = listen_at_imds(Family::V4).expect("free");
+        let error = listen_at_imds(Family::V4).expect_err("taken").to_string();
         assert!(error.starts_with("169.254.169.254:80 (--redirect=route) cannot be listened at"), "{error}");
     })
     .join()

@@ -90,7 +90,7 @@ impl Cluster {
         let (repository, tag) = AGENT.rsplit_once(':').context("an image has a tag")?;
         let image = format!("--set=image.repository={repository},image.tag={tag},image.pullPolicy=Never");
         let usual = ["upgrade", "--install", "rolegate", &chart, "--namespace=kube-system", &sts, &image];
-        self.helm(&[&usual, args, &["--wait", "--timeout=180s"]].concat()).with_context(|| {
+        self.helm(&[&usual, args, &["--wait", "--timeout=120s"]].concat()).with_context(|| {
             let agents = ["-n", "kube-system", "-l", "app.kubernetes.io/name=rolegate"];
             let describe = self.kubectl(&[&["describe", "pods"][..], &agents].concat()).unwrap_or_default();
             let logs = ["logs", "--all-containers", "--prefix", "--tail=20"];
@@ -266,9 +266,18 @@ pub fn tools_pod(namespace: &str, name: &str, node: &str, role: Option<&str>) ->
 #[must_use]
 pub fn sdk_pod(namespace: &str, name: &str, node: &str, role: Option<&str>) -> String {
     let mut pod = sleeping_pod(namespace, name, node, role);
-    let venv = venv().display().to_string();
-    let dirs = [("usr", "/usr"), ("lib", "/lib"), ("lib64", "/lib64"), ("venv", &*venv)];
-    let dirs = dirs.iter().filter(|(_, path)| Path::new(path).exists());
+    // Where the interpreter of the environment comes from, which need not be below /usr.
+    let interpreter = std::fs::canonicalize(python()).unwrap_or_default();
+    let home = interpreter.ancestors().nth(2).unwrap_or_else(|| Path::new("/usr")).to_owned();
+    let dirs = [
+        ("usr", PathBuf::from("/usr")),
+        ("lib", "/lib".into()),
+        ("lib64", "/lib64".into()),
+        ("venv", venv()),
+        ("python", home),
+    ];
+    let dirs =
+        dirs.iter().filter(|(name, path)| path.exists() && (*name == "usr" || path != Path::new("/usr")));
     let (mounts, volumes): (Vec<_>, Vec<_>) = dirs
         .map(|(name, path)| {
             let mount = json!({"name": name, "mountPath": path, "readOnly": true});

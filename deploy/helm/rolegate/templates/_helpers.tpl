@@ -124,6 +124,12 @@ The way of redirecting. host.iptables is kube2iam's switch: where it is set, it 
 {{- else }}
 {{- $_ := set $flags "auto-discover-base-arn" $discover }}
 {{- end -}}
+{{- if eq (int $v.host.port) (int $v.prometheus.metricsPort) }}
+{{- fail (printf "prometheus.metricsPort: %v is host.port as well. The kubelet's probes need a port of their own: leave it out for 9543." $v.prometheus.metricsPort) }}
+{{- end }}
+{{- if regexMatch "(^|/)kube2iam(@|$)" $v.image.repository }}
+{{- fail (printf "image.repository: %s is kube2iam's image. Say where rolegate's is, and leave out its tag." $v.image.repository) }}
+{{- end -}}
 - run
 {{- range $flag, $value := $flags }}
 {{- if kindIs "slice" $value }}
@@ -133,6 +139,9 @@ The way of redirecting. host.iptables is kube2iam's switch: where it is set, it 
 {{- end }}
 {{- end }}
 {{- range $flag, $value := $extra }}
+{{- if eq $flag "iptables" }}
+{{- fail "extraArgs.iptables: say it with host.iptables, or with redirect." }}
+{{- end }}
 {{- if hasKey $flags $flag }}
 {{- fail (printf "extraArgs.%s: the chart itself gives --%s=%v. Set its own value (see values.yaml) and take it out of extraArgs." $flag $flag (get $flags $flag)) }}
 {{- end }}
