@@ -9,7 +9,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 pub use self::python::HostPython;
 use crate::clients::{Client, REGION};
 use crate::netns::NetNs;
-use crate::nodes::{Cluster, TOOLS};
+use crate::nodes::{Cluster, Node, TOOLS};
 use crate::service::Service;
 
 /// The program of the pods.
@@ -58,6 +58,14 @@ pub struct Asker {
     /// What a failing test calls it.
     name: String,
 }
+
+/// Pods that ask, all over a cluster.
+#[derive(Debug)]
+pub struct Askers(Vec<Asker>);
+
+/// How many turns each of [`Askers`] had.
+#[derive(Clone, Debug)]
+pub struct Mark(Vec<usize>);
 
 /// A program that asks, in a network namespace; it ends when dropped.
 #[derive(Debug)]
@@ -203,25 +211,66 @@ impl Asker {
         Ok(Self { record, name: format!("{name} on {node}") })
     }
 
-    /// One of each kind on every node, each with the role `MyPodRole`.
-    ///
-    /// # Errors
-    /// When a pod cannot be made.
-    pub fn on_all_nodes(cluster: &Cluster) -> Result<Vec<Self>> {
-        let mut askers = Vec::new();
-        for node in cluster.nodes() {
-            for kind in [Kind::Raw, Kind::Boto] {
-                let name = format!("{}-{}", kind.argument(), node.name());
-                askers.push(Self::start(cluster, node.name(), &name, kind, Some("MyPodRole"))?);
-            }
-        }
-        Ok(askers)
-    }
-
     /// What a failing test calls it.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+}
+
+// === impl Askers ===
+
+impl Askers {
+    /// One of each kind on every node, all with the role `MyPodRole`.
+    ///
+    /// # Errors
+    /// When a pod cannot be made.
+    pub fn on_all_nodes(cluster: &Cluster) -> Result<Self> {
+        let mut askers = Vec::new();
+        for node in cluster.nodes().iter().map(Node::name) {
+            for kind in [Kind::Raw, Kind::Boto] {
+                let name = format!("{}-{node}", kind.argument());
+                askers.push(Asker::start(cluster, node, &name, kind, Some("MyPodRole"))?);
+            }
+        }
+        Ok(Self(askers))
+    }
+
+    /// Waits until each has got a session in `n` more turns.
+    ///
+    /// # Errors
+    /// Who has not, and what it got instead.
+    pub fn served(&self, n: usize) -> Result<()> {
+        self.wait_for(n, |got| matches!(got, Got::Session(_)))
+    }
+
+    /// Waits until each has got in `n` more turns what `wanted` wants.
+    ///
+    /// # Errors
+    /// Who has not, and what it got instead.
+    pub fn wait_for(&self, n: usize, wanted: impl Fn(&Got) -> bool) -> Result<()> {
+        self.0.iter().try_for_each(|asker| asker.wait_for(n, &wanted).with_context(|| asker.name.clone()))
+    }
+
+    /// How far they are.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark(self.0.iter().map(|asker| asker.count()).collect())
+    }
+
+    /// Who got no session since then, and what instead.
+    #[must_use]
+    pub fn failed_since(&self, mark: &Mark) -> Vec<(&str, Got)> {
+        let all = self.0.iter().zip(&mark.0);
+        all.flat_map(|(asker, before)| asker.failed_since(*before).into_iter().map(|got| (asker.name(), got)))
+            .collect()
+    }
+
+    /// Who ever got something of the node's own, and how often.
+    #[must_use]
+    pub fn node_credentials(&self) -> Vec<(&str, usize)> {
+        let counted = self.0.iter().map(|asker| (asker.name(), asker.node_credentials()));
+        counted.filter(|(_, count)| *count > 0).collect()
     }
 }
 

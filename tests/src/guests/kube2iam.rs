@@ -3,13 +3,15 @@
 use serde_json::{Value, json};
 
 use super::{HostPython, REGION};
+use crate::nodes::TOOLS;
 
 /// What it does on a node and on the wire.
 const PROGRAM: &str = include_str!("kube2iam.py");
 
 /// Its namespace, as in its README.
 pub const NAMESPACE: &str = "kube-system";
-const ACCOUNT: &str = "kube2iam";
+/// Its name.
+pub const NAME: &str = "kube2iam";
 
 /// The manifest of kube2iam's README for a cluster with RBAC, for any image: service account, rights and DaemonSet.
 /// `interface` is what the pods are behind: `cbr0`, `cali+`.
@@ -95,14 +97,23 @@ pub fn of_chart(image: &str, interface: &str) -> Value {
     }))
 }
 
-/// Puts the double into a manifest of these: the program in the place of the image's, and what it needs of the node.
-/// `image` is any that has a root directory; `sts` is where STS is.
-pub fn as_double(manifest: &mut Value, image: &str, sts: &str) {
+/// The manifest for the nodes of one kind alone, as a DaemonSet with a name of its own.
+pub fn for_nodes(manifest: &mut Value, name: &str, selector: &Value) {
+    let daemonset = &mut manifest["items"][3];
+    daemonset["metadata"]["name"] = json!(name);
+    daemonset["spec"]["selector"]["matchLabels"]["name"] = json!(name);
+    daemonset["spec"]["template"]["metadata"]["labels"]["name"] = json!(name);
+    daemonset["spec"]["template"]["spec"]["nodeSelector"] = selector.clone();
+}
+
+/// Puts the double into a manifest: the program in the place of the image's, and what it needs of the node. `sts` is
+/// where STS is.
+pub fn as_double(manifest: &mut Value, sts: &str) {
     let python = HostPython::find();
-    let Some(pod) = manifest.pointer_mut("/items/3/spec/template/spec") else { return };
+    let pod = &mut manifest["items"][3]["spec"]["template"]["spec"];
     pod["volumes"] = python.volumes();
     let container = &mut pod["containers"][0];
-    container["image"] = json!(image);
+    container["image"] = json!(TOOLS);
     container["imagePullPolicy"] = json!("Never");
     container["command"] = json!([python.program(), "-c", PROGRAM]);
     container["volumeMounts"] = python.mounts();
