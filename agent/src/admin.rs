@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response, StatusCode, request::Parts};
 use http_body_util::Full;
-use prometheus::{IntCounter, TextEncoder};
+use prometheus::{IntCounter, IntGaugeVec, TextEncoder};
 
 use crate::metrics::Registry;
 use crate::ready::{GateState, Gates};
@@ -31,6 +31,7 @@ pub struct Admin {
     health: Health,
     debug: Option<DebugPages>,
     refused: IntCounter,
+    gate_open: IntGaugeVec,
 }
 
 /// What `/healthz` says, in kube2iam's words.
@@ -84,7 +85,12 @@ impl Admin {
             "admin_connections_refused_total",
             "Connections to the admin port closed unread because too many were open.",
         );
-        Self { registry, gates, health, debug: None, refused }
+        let gate_open = registry.gauges(
+            "gate_open",
+            "1 while the gate is open; the agent is ready when all of them are.",
+            &["gate"],
+        );
+        Self { registry, gates, health, debug: None, refused, gate_open }
     }
 
     /// Opens the debug pages to loopback.
@@ -148,6 +154,9 @@ impl Admin {
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
+        for gate in self.gates.list() {
+            self.gate_open.with_label_values(&[gate.name]).set(i64::from(gate.state.is_ok()));
+        }
         match TextEncoder::new().encode_to_string(&self.registry.gather()) {
             Ok(page) => typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page),
             Err(error) => {

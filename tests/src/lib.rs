@@ -19,6 +19,7 @@ pub mod moto;
 pub mod netns;
 pub mod nodes;
 pub mod planted;
+pub mod prometheus;
 pub mod real_api;
 pub mod service;
 pub mod siege;

@@ -8,6 +8,10 @@ use super::pace::Cause;
 use crate::credentials::source::SourceError;
 use crate::metrics::{CALL_SECONDS, Registry};
 
+/// What [`result_of`] may say.
+const RESULTS: [&str; 7] =
+    ["success", "unauthorized", "rejected", "throttled", "own_credentials", "mismatched", "unavailable"];
+
 /// Counters and gauges of the broker.
 #[derive(Clone, Debug)]
 pub(super) struct Meter {
@@ -65,6 +69,17 @@ impl Meter {
             &["result"],
         );
         let of = |result| requests.with_label_values(&[result]);
+        let calls = registry.counters(
+            "sts_calls_total",
+            "Calls to STS, by result and by what they were for",
+            &["result", "cause"],
+        );
+        // From zero on: the rate of a counter that appears with its first event misses that event.
+        for result in RESULTS {
+            for cause in [Cause::Demand, Cause::Prefetch, Cause::Refresh] {
+                calls.with_label_values(&[result, cause.label()]);
+            }
+        }
         Self {
             hit: of("hit"),
             stale: of("stale"),
@@ -78,11 +93,7 @@ impl Meter {
                 "Time of calls to STS",
                 CALL_SECONDS,
             ),
-            calls: registry.counters(
-                "sts_calls_total",
-                "Calls to STS, by result and by what they were for",
-                &["result", "cause"],
-            ),
+            calls,
             sessions: registry.gauge("credentials_sessions", "Sessions that can be served"),
             earliest_expiry: registry.float_gauge(
                 "credentials_earliest_expiry_timestamp_seconds",
@@ -100,16 +111,7 @@ impl Meter {
 
     pub(super) fn call_ended(&self, cause: Cause, took: Duration, error: Option<&SourceError>) {
         self.call_seconds.observe(took.as_secs_f64());
-        let result = match error {
-            None => "success",
-            Some(SourceError::Unauthorized { .. }) => "unauthorized",
-            Some(SourceError::Rejected { .. }) => "rejected",
-            Some(SourceError::Throttled) => "throttled",
-            Some(SourceError::OwnCredentials { .. }) => "own_credentials",
-            Some(SourceError::Mismatched { .. }) => "mismatched",
-            Some(SourceError::Unavailable { .. }) => "unavailable",
-        };
-        self.calls.with_label_values(&[result, cause.label()]).inc();
+        self.calls.with_label_values(&[result_of(error), cause.label()]).inc();
     }
 
     pub(super) fn show(&self, held: Held) {
@@ -118,6 +120,18 @@ impl Meter {
             held.earliest_expiry.and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
         self.earliest_expiry.set(since_epoch.unwrap_or_default().as_secs_f64());
         self.oldest_age.set(held.oldest_age.as_secs_f64());
+    }
+}
+
+fn result_of(error: Option<&SourceError>) -> &'static str {
+    match error {
+        None => "success",
+        Some(SourceError::Unauthorized { .. }) => "unauthorized",
+        Some(SourceError::Rejected { .. }) => "rejected",
+        Some(SourceError::Throttled) => "throttled",
+        Some(SourceError::OwnCredentials { .. }) => "own_credentials",
+        Some(SourceError::Mismatched { .. }) => "mismatched",
+        Some(SourceError::Unavailable { .. }) => "unavailable",
     }
 }
 

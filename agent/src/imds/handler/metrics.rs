@@ -5,8 +5,44 @@ use std::time::Duration;
 use http::StatusCode;
 use prometheus::{HistogramVec, IntCounter, IntCounterVec};
 
+use crate::identity::Unidentified;
 use crate::metrics::{REQUEST_SECONDS, Registry};
 use crate::policy::Denied;
+
+/// What [`Denied::code`] says of a pod with a role, and STS's two. Counters begin at zero, since the rate of one that
+/// appears with its first event misses that event: few pods ask more than three times.
+const DENIED: [&str; 10] = [
+    "malformed_role",
+    "malformed_default_role",
+    "malformed_external_id",
+    "foreign_partition",
+    "own_role",
+    "namespace_has_no_list",
+    "namespace_list_malformed",
+    "not_in_list",
+    "unauthorized",
+    "rejected",
+];
+
+/// Reasons of refusals beside those of [`Unidentified`]. Source: `Refusal::reason`.
+const REFUSED: [&str; 16] = [
+    "host",
+    "forwarded",
+    "method",
+    "token_ttl",
+    "token_path",
+    "token_missing",
+    "token_invalid",
+    "not_found",
+    "no_role",
+    "other_role",
+    "not_ready",
+    "moved",
+    "timeout",
+    "unavailable",
+    "upstream",
+    "panic",
+];
 
 #[derive(Clone, Debug)]
 pub(super) struct Metrics {
@@ -23,7 +59,7 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub(super) fn register(registry: &Registry) -> Self {
-        Self {
+        let made = Self {
             requests: registry.counters(
                 "requests_total",
                 "Requests of pods, by what was asked for and the status.",
@@ -52,6 +88,22 @@ impl Metrics {
             ),
             issued: registry.counter("credentials_issued_total", "Documents with credentials handed to pods."),
             v1: registry.counter("imds_v1_requests_total", "Requests served without a token (IMDSv1)."),
+        };
+        made.begin_at_zero();
+        made
+    }
+
+    fn begin_at_zero(&self) {
+        for route in ["role_list", "document"] {
+            for status in [StatusCode::OK, StatusCode::INTERNAL_SERVER_ERROR] {
+                self.requests.with_label_values(&[route, status.as_str()]);
+            }
+        }
+        for reason in REFUSED.into_iter().chain(Unidentified::ALL.map(Unidentified::code)) {
+            self.refused.with_label_values(&[reason]);
+        }
+        for reason in DENIED {
+            self.denied.with_label_values(&[reason]);
         }
     }
 
@@ -59,11 +111,16 @@ impl Metrics {
         self.requests.with_label_values(&[route, status.as_str()]).inc();
         self.seconds.with_label_values(&[route]).observe(took.as_secs_f64());
         if let Some(reason) = refusal {
+            debug_assert!(
+                REFUSED.contains(&reason) || Unidentified::ALL.iter().any(|why| why.code() == reason),
+                "{reason}"
+            );
             self.refused.with_label_values(&[reason]).inc();
         }
     }
 
     pub(super) fn denied(&self, reason: &str) {
+        debug_assert!(DENIED.contains(&reason), "{reason}");
         self.denied.with_label_values(&[reason]).inc();
     }
 

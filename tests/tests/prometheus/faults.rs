@@ -1,0 +1,164 @@
+//! A real Prometheus scrapes a real agent: nobody is called while all is well, and each fault calls by its own name.
+//!
+//! The rules are those that operators get, with shorter durations ([`hurried`]).
+
+use std::time::Duration;
+
+use anyhow::Result;
+use rolegate_tests::agent::Agent;
+use rolegate_tests::prometheus::{Prometheus, hurried};
+use rolegate_tests::skip;
+use rolegate_tests::sts::Fault;
+use rolegate_tests::world::{RunningPod, World};
+
+use crate::{ALERTS, CONFIG, text};
+
+/// Half a second apart: 25 seconds, which in the hurried rules is longer than every `for` of an agent's alerts.
+const SCRAPES: f64 = 50.0;
+/// Less than the 20 minutes that a session may have left.
+const SHORT_SESSION: Duration = Duration::from_mins(15);
+
+struct Lab {
+    world: World,
+    agent: Agent,
+    prometheus: Prometheus,
+    pod: RunningPod,
+}
+
+#[test]
+fn a_healthy_agent_calls_nobody_and_each_fault_is_called_by_its_name() {
+    let test = "a_healthy_agent_calls_nobody_and_each_fault_is_called_by_its_name";
+    if let Some(why) = Prometheus::missing() {
+        return skip(test, &why);
+    }
+    let Some(world) = World::for_test_with_faults(test) else { return };
+    let mut lab = Lab::new(world).unwrap();
+    lab.all_is_well().unwrap();
+    lab.refusals().unwrap();
+    lab.rules_are_removed_again_and_again().unwrap();
+    lab.sts_is_down().unwrap();
+    lab.the_api_server_is_silent_and_then_breaks_off().unwrap();
+    lab.the_agent_restarts_and_stays_away().unwrap();
+    assert_eq!(lab.prometheus.rule_errors().unwrap(), [""; 0]);
+}
+
+// === impl Lab ===
+
+impl Lab {
+    fn new(world: World) -> Result<Self> {
+        world.namespace("default", &["MyPodRole", "OtherRole"])?;
+        let pod = world.pod("default", "pod", |pod| pod.role("MyPodRole"))?;
+        // A watch that works is heard of within the hurried rule's 5 s.
+        world.cluster.double()?.faults().bookmark_every(Duration::from_secs(1));
+        let agent = world.agent(&[])?;
+        pod.imds().credentials()?;
+        let rules = hurried(&text(ALERTS));
+        let prometheus = Prometheus::start(world.topology.node(), CONFIG, &[("alerts.yaml", &rules)])?;
+        Ok(Self { world, agent, prometheus, pod })
+    }
+
+    fn all_is_well(&self) -> Result<()> {
+        let prometheus = &self.prometheus;
+        prometheus.wait_for("enough scrapes", |prometheus| {
+            self.pod.imds().credentials()?;
+            let scrapes = prometheus.query("count_over_time(up[1h])")?;
+            Ok(scrapes.first().is_some_and(|scrapes| scrapes.value >= SCRAPES).then_some(()))
+        })?;
+        let called = prometheus.query(r#"count_over_time(ALERTS{alertstate="firing"}[1h])"#)?;
+        assert_eq!(called, [], "{:#?}", prometheus.alerts());
+        assert_eq!(prometheus.rule_errors()?, [""; 0]);
+        Ok(())
+    }
+
+    fn refusals(&self) -> Result<()> {
+        let stranger = self.world.pod("default", "stranger", |pod| pod.role("ForbiddenRole"))?;
+        self.called("RolegateRefusalsRising", &[("reason", "not_in_list")], |_| {
+            stranger.imds().credentials()?;
+            Ok(())
+        })
+    }
+
+    fn rules_are_removed_again_and_again(&self) -> Result<()> {
+        self.called("RolegateRedirectRepaired", &[("node", "node-1.example")], |lab| {
+            lab.world.topology.node().run("iptables-nft", &["-t", "nat", "-F", "PREROUTING"])?;
+            lab.agent.ready()
+        })
+    }
+
+    fn sts_is_down(&self) -> Result<()> {
+        let faults = self.world.sts.faults().clone();
+        faults.session_life(Some(SHORT_SESSION));
+        let short =
+            self.world.pod("default", "short", |pod| pod.role("OtherRole").service_account("short"))?;
+        short.imds().credentials()?;
+        faults.every(Some(Fault::Hangup));
+        let late = self.world.pod("default", "late", |pod| pod.role("OtherRole").service_account("late"))?;
+        let ask = |_: &Self| {
+            let answer = late.imds().get("/latest/meta-data/iam/security-credentials/OtherRole")?;
+            assert_eq!(answer.status, 500);
+            Ok(())
+        };
+        self.called("RolegateSTSFailing", &[("result", "unavailable")], ask)?;
+        self.called("RolegateErrorBudgetBurn", &[("window", "1h"), ("severity", "critical")], ask)?;
+        self.called("RolegateRequestsSlow", &[("node", "node-1.example")], ask)?;
+        self.called("RolegateSessionsExpiring", &[("node", "node-1.example")], ask)?;
+
+        faults.clear();
+        for name in ["RolegateSTSFailing", "RolegateErrorBudgetBurn", "RolegateRequestsSlow"] {
+            self.prometheus.wait_for("the end of an alert", |prometheus| {
+                late.imds().credentials()?;
+                let alerts = prometheus.alerts()?;
+                Ok((!alerts.iter().any(|alert| alert.name == name && alert.firing)).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn the_api_server_is_silent_and_then_breaks_off(&self) -> Result<()> {
+        self.world.cluster.double()?.faults().stall_all_watches(true);
+        self.called("RolegateWatchStale", &[("node", "node-1.example")], |_| Ok(()))?;
+        self.world.cluster.double()?.faults().stall_all_watches(false);
+        self.called("RolegateAPIErrors", &[("node", "node-1.example")], |lab| {
+            lab.world.cluster.double()?.faults().break_watches();
+            Ok(())
+        })
+    }
+
+    fn the_agent_restarts_and_stays_away(&mut self) -> Result<()> {
+        let Self { world, agent, prometheus, .. } = self;
+        let mut last = None;
+        prometheus.wait_for("RolegateRestarting", |prometheus| {
+            // Each start is to be scraped before the next.
+            let started = prometheus.query("process_start_time_seconds")?.first().map(|start| start.value);
+            if started.is_some() && started != last {
+                last = started;
+                agent.kill9()?;
+                *agent = world.start_agent(&[])?;
+            }
+            Ok(prometheus.alerts()?.into_iter().find(|it| it.firing && it.name == "RolegateRestarting"))
+        })?;
+        agent.kill9()?;
+        self.called("RolegateAgentDown", &[("node", "node-1.example"), ("severity", "critical")], |_| Ok(()))
+    }
+
+    /// Does `meanwhile` until an alert of this name with these labels fires, and reads what it says.
+    fn called(
+        &self,
+        name: &str,
+        labels: &[(&str, &str)],
+        meanwhile: impl Fn(&Self) -> Result<()>,
+    ) -> Result<()> {
+        let alert = self.prometheus.wait_for(name, |prometheus| {
+            meanwhile(self)?;
+            Ok(prometheus.alerts()?.into_iter().find(|alert| {
+                let has = |label: &(&str, &str)| alert.labels.get(label.0).is_some_and(|it| it == label.1);
+                alert.firing && alert.name == name && labels.iter().all(has)
+            }))
+        })?;
+        for (what, said) in &alert.annotations {
+            assert!(!said.contains("<no value>") && !said.contains("<error"), "{name}: {what}: {said}");
+            assert!(!said.contains(" on  "), "{name} names no node: {said}");
+        }
+        Ok(())
+    }
+}
