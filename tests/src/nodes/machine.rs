@@ -98,7 +98,8 @@ impl Machine {
     #[must_use]
     pub fn seen_from_outside(&self, path: &str) -> PathBuf {
         // A link to an absolute path would lead to this system's own.
-        let path = path.strip_prefix("/var/run/").map_or_else(|| path.to_owned(), |rest| format!("/run/{rest}"));
+        let path =
+            path.strip_prefix("/var/run/").map_or_else(|| path.to_owned(), |rest| format!("/run/{rest}"));
         PathBuf::from(format!("/proc/{}/root{path}", self.init))
     }
 
