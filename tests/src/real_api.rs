@@ -1,6 +1,7 @@
 //! A real Kubernetes API server over a real etcd, with the surface of the double: pods are made with their
 //! node and status, as a test says, since no kubelet runs.
 
+mod audit;
 mod processes;
 
 use std::ffi::OsStr;
@@ -31,9 +32,9 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const ADMIN: &str = "admin-token-of-the-harness";
 const AGENT: &str = "agent-token-of-the-harness";
 
-/// What the agent may do, and nothing else: the same three verbs as in its manifest.
+/// What the agent may do, and nothing else: the same verbs as in its manifest.
 const RIGHTS: &str = r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRole","metadata":{"name":"rolegate"},
-"rules":[{"apiGroups":[""],"resources":["pods","namespaces"],"verbs":["get","list","watch"]}]}"#;
+"rules":[{"apiGroups":[""],"resources":["pods","namespaces"],"verbs":["list","watch"]}]}"#;
 const BINDING: &str = r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRoleBinding","metadata":{"name":"rolegate"},
 "roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"rolegate"},
 "subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"User","name":"rolegate"}]}"#;

@@ -124,7 +124,7 @@ fn rights(api: &RealApi, token: &str, namespace: &str) -> BTreeSet<String> {
     rights
 }
 
-/// P43: the service account of the manifest may get, list and watch pods and namespaces, and beyond what any other
+/// P43: the service account of the manifest may list and watch pods and namespaces, and beyond what any other
 /// service account may, nothing else; a wider manifest is noticed.
 #[test]
 fn manifest_grants_reading_pods_and_namespaces_and_nothing_else() {
@@ -144,7 +144,7 @@ fn manifest_grants_reading_pods_and_namespaces_and_nothing_else() {
     };
     let wanted: BTreeSet<String> = ["pods", "namespaces"]
         .iter()
-        .flat_map(|resource| ["get", "list", "watch"].map(|verb| format!("{verb} /{resource}")))
+        .flat_map(|resource| ["list", "watch"].map(|verb| format!("{verb} /{resource}")))
         .collect();
     until("the binding is in force", || !granted("default").is_empty());
     for namespace in ["default", "kube-system", "elsewhere"] {
@@ -252,15 +252,14 @@ fn rights_for_the_startup_taint_are_those_of_its_own_node() {
 /// until it is granted.
 #[test]
 fn each_missing_rule_is_named_until_a_real_api_server_grants_it() {
-    const ALL: &[&str] = &["get", "list", "watch"];
+    const ALL: &[&str] = &["list", "watch"];
     let test = "each_missing_rule_is_named_until_a_real_api_server_grants_it";
     let Some((ns, api)) = api(test) else { return };
     for resource in ["pods", "namespaces"] {
         let other = if resource == "pods" { "namespaces" } else { "pods" };
-        for (verb, rest, query) in [
-            ("list", &["get", "watch"][..], "limit=1"),
-            ("watch", &["get", "list"], "watch=true&timeoutSeconds=1"),
-        ] {
+        for (verb, rest, query) in
+            [("list", &["watch"][..], "limit=1"), ("watch", &["list"], "watch=true&timeoutSeconds=1")]
+        {
             api.grant(&[(resource, rest), (other, ALL)]).unwrap();
             let path = format!("/api/v1/{resource}?{query}");
             let status = || api.call(&api.token(), "GET", &path, "").unwrap().status;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{ADMIN, AGENT, apiserver};
+use super::{ADMIN, AGENT, apiserver, audit};
 use crate::netns::NetNs;
 use crate::service::Service;
 
@@ -39,6 +39,7 @@ pub(super) fn start_apiserver(ns: &NetNs, dir: &Path, address: SocketAddr) -> Re
         .arg(format!("--secure-port={}", address.port()))
         .arg(format!("--cert-dir={}", dir.display()))
         .arg(format!("--token-auth-file={}", dir.join("tokens.csv").display()))
+        .args(audit::flags(dir)?)
         .arg(format!("--service-account-key-file={}", public.display()))
         .arg(format!("--service-account-signing-key-file={}", private.display()))
         .args([

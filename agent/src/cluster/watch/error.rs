@@ -15,8 +15,8 @@ pub(super) enum WatchError {
     Connect(#[from] ConnectError),
     /// 403: a rule of RBAC is missing. The operator's to mend.
     #[error(
-        "cannot {verb} {resource}: forbidden; the agent's service account needs a ClusterRole with get, list \
-         and watch on {resource} (API server: {message})"
+        "cannot {verb} {resource}: forbidden; the agent's service account needs a ClusterRole with list and \
+         watch on {resource} (API server: {message})"
     )]
     Forbidden {
         /// `list` or `watch`.

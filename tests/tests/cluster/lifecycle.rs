@@ -1,0 +1,193 @@
+//! The life of a node: new and tainted, with an agent that does not start, in service, and started again.
+
+use rolegate_tests::agent;
+use rolegate_tests::guests::{Asker, Got, Kind};
+use rolegate_tests::nodes::{AGENT, BRIDGE, Cluster, Options, ROUTED, TOOLS, agent_image};
+use rolegate_tests::skip;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::common::{NAMESPACE, RELEASE, chart};
+use super::outcomes::agent_is_ready;
+
+const TAINT: &str = "rolegate/agent-not-ready";
+const ROLE: &str = "http://169.254.169.254/latest/meta-data/iam/security-credentials/MyPodRole";
+/// The unit that closes a node before its kubelet starts.
+const UNIT: &str = include_str!("../../../deploy/node/rolegate-guard.service");
+
+/// Nodes that register with the startup taint.
+fn tainted() -> Options {
+    let options = Options::default();
+    let nodes = options.nodes.into_iter().map(|node| node.taint(TAINT, "NoSchedule")).collect();
+    Options { nodes, ..options }
+}
+
+/// A pod for the scheduler, which may run on that node alone, and asks once, with its first breath.
+fn scheduled_pod(node: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "namespace": "default", "name": format!("scheduled-{node}"),
+            "annotations": {"iam.amazonaws.com/role": "MyPodRole"},
+        },
+        "spec": {
+            "nodeSelector": {"kubernetes.io/hostname": node},
+            "terminationGracePeriodSeconds": 0,
+            "restartPolicy": "Never",
+            "containers": [{
+                "name": "asks", "image": TOOLS, "imagePullPolicy": "Never",
+                "command": ["sh", "-c", format!("wget -q -O - {ROLE}; echo; echo ended with $?")],
+            }],
+        },
+    })
+}
+
+fn is_held_back_by_the_taint(cluster: &Cluster, node: &str) {
+    let pod = format!("scheduled-{node}");
+    let held = || {
+        let object = cluster.pod("default", &pod).unwrap();
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions
+            .iter()
+            .any(|it| it["reason"] == "Unschedulable" && it["message"].to_string().contains("taint"))
+    };
+    cluster.wait_for(&format!("{pod} is held back"), held).unwrap();
+    assert_eq!(cluster.pod("default", &pod).unwrap()["spec"]["nodeName"], Value::Null);
+    assert!(taints(cluster, node).contains(TAINT), "{}", taints(cluster, node));
+}
+
+fn taints(cluster: &Cluster, node: &str) -> String {
+    cluster.kubectl(&["get", "node", node, "--output=jsonpath={.spec.taints}"]).unwrap()
+}
+
+/// The state of the agent's pods: whether the guard has done its work, and the agent itself ends with 64.
+fn guards_stand_and_agents_fail(cluster: &Cluster) -> bool {
+    let selector = "app.kubernetes.io/name=rolegate,app.kubernetes.io/component=agent";
+    let pods = cluster.kubectl(&["get", "pods", "-n", NAMESPACE, "-l", selector, "-o", "json"]).unwrap();
+    let pods: Value = serde_json::from_str(&pods).unwrap();
+    let pods = pods["items"].as_array().unwrap();
+    let fails = |pod: &&Value| {
+        let ended = |status: &str, state: &str| {
+            let code = pod.pointer(&format!("/status/{status}/0/{state}/terminated/exitCode"));
+            code.and_then(Value::as_i64)
+        };
+        ended("initContainerStatuses", "state") == Some(0)
+            && ["state", "lastState"].iter().any(|state| ended("containerStatuses", state) == Some(64))
+    };
+    pods.iter().filter(fails).count() == 2
+}
+
+/// The chart with sessions that would end before they are refreshed.
+fn install_broken(cluster: &Cluster) {
+    let (repository, tag) = AGENT.rsplit_once(':').unwrap();
+    let image = format!("image.repository={repository},image.tag={tag},image.pullPolicy=Never");
+    let args = ["upgrade", "--install", RELEASE, &chart(), "--namespace", NAMESPACE];
+    let values = ["--set", &image, "--set", "startupTaint.enabled=true", "--set", "sessionDuration=15m"];
+    cluster.helm(&[&args[..], &values].concat()).unwrap();
+}
+
+/// Has these askers fail twice from now on; what they got in all.
+fn get_nothing(askers: &[&Asker]) {
+    for asker in askers {
+        asker.wait_for(2, |got| matches!(got, Got::Failed(_))).unwrap();
+    }
+}
+
+fn no_node_credentials(cluster: &Cluster, askers: &[&Asker], closed: Instant) {
+    for asker in askers {
+        assert_eq!(asker.node_credentials(), 0, "{}", asker.name());
+    }
+    let leaks = cluster.leaks(closed);
+    assert!(leaks.is_empty(), "requests of pods that reached IMDS: {leaks:#?}");
+}
+
+/// A pod that the scheduler was free to place got its credentials at its first request.
+fn was_served_at_its_first_request(cluster: &Cluster, node: &str) {
+    let pod = format!("scheduled-{node}");
+    let ended = "--for=jsonpath={.status.phase}=Succeeded";
+    cluster.kubectl(&["wait", ended, &format!("pod/{pod}"), "--timeout=120s"]).unwrap();
+    let printed = cluster.logs(node, "default", &pod).unwrap();
+    assert!(printed.contains("\"Success\"") && printed.contains("ended with 0"), "{printed}");
+}
+
+/// A new node holds back pods until its agent stands between them and the node's credentials; an agent that does not
+/// start leaves the guards of its init container; a node whose processes were killed, and one that was powered off and
+/// had its guards put up by the unit, gives pods that start before the agent nothing of its own.
+#[test]
+fn pods_of_a_node_that_is_new_or_starts_again_get_nothing_before_its_agent_serves() {
+    const NAME: &str = "cluster::lifecycle";
+    if let Some(why) = Cluster::helm_missing().or_else(Asker::missing) {
+        return skip(NAME, &why);
+    }
+    let Some(cluster) = Cluster::for_test(NAME, &tainted()) else { return };
+    cluster.namespace("default", &["MyPodRole"]).unwrap();
+    for node in [BRIDGE, ROUTED] {
+        cluster.apply(&scheduled_pod(node).to_string()).unwrap();
+        is_held_back_by_the_taint(&cluster, node);
+    }
+    install_broken(&cluster);
+    cluster.wait_for("guards stand and agents fail", || guards_stand_and_agents_fail(&cluster)).unwrap();
+    let closed = Instant::now();
+    cluster.say("guards stand, and no agent does");
+    // Past the scheduler, as pods of a DaemonSet come that tolerate everything.
+    let bridge = Asker::start(&cluster, BRIDGE, "mine-bridge", Kind::Raw, Some("MyPodRole")).unwrap();
+    let routed = Asker::start(&cluster, ROUTED, "mine-routed", Kind::Raw, Some("MyPodRole")).unwrap();
+    let none = Asker::start(&cluster, ROUTED, "none-routed", Kind::Raw, None).unwrap();
+    let all = [&bridge, &routed, &none];
+    get_nothing(&all);
+    no_node_credentials(&cluster, &all, closed);
+    for node in [BRIDGE, ROUTED] {
+        is_held_back_by_the_taint(&cluster, node);
+    }
+
+    cluster.install(&["--set=startupTaint.enabled=true"]).unwrap();
+    for node in [BRIDGE, ROUTED] {
+        was_served_at_its_first_request(&cluster, node);
+        let condition = ["wait", "--for=condition=rolegate/Ready", "--timeout=60s"];
+        cluster.kubectl(&[&condition[..], &[&format!("node/{node}")]].concat()).unwrap();
+        assert!(!taints(&cluster, node).contains(TAINT), "{}", taints(&cluster, node));
+    }
+    for asker in [&bridge, &routed] {
+        asker.served(2).unwrap();
+    }
+    cluster.say("taints are gone, and pods are served at their first request");
+
+    killed_node_starts_again(&cluster, &[&routed, &none]);
+    routed.served(2).unwrap();
+    cluster.say("a node whose processes were killed serves again");
+    powered_off_node_starts_again(&cluster, &[&bridge]);
+    bridge.served(2).unwrap();
+    cluster.say("a node that was powered off serves again");
+    no_node_credentials(&cluster, &all, closed);
+}
+
+/// Every process of the node ends at one stroke and its rules stay. Pods start before the agent, whose image is gone.
+fn killed_node_starts_again(cluster: &Cluster, askers: &[&Asker]) {
+    let node = cluster.node(ROUTED);
+    node.kill_everything();
+    node.start_containerd().unwrap();
+    node.ctr(&["images", "remove", "--sync", AGENT]).unwrap();
+    node.start().unwrap();
+    get_nothing(askers);
+    cluster.say("its pods run, and its agent does not");
+    node.import(&agent_image()).unwrap();
+    agent_is_ready(cluster, ROUTED);
+}
+
+/// The node's network is gone with all rules, as after a power failure. The unit runs before the kubelet.
+fn powered_off_node_starts_again(cluster: &Cluster, askers: &[&Asker]) {
+    let node = cluster.node(BRIDGE);
+    node.power_off();
+    node.start_containerd().unwrap();
+    node.ctr(&["images", "remove", "--sync", AGENT]).unwrap();
+    let command = UNIT.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let (program, args) = command.split_once(' ').unwrap();
+    assert!(program.ends_with("/rolegate") && UNIT.contains("\nBefore=network-pre.target kubelet.service\n"));
+    let binary = agent::binary().unwrap();
+    node.run(binary.to_str().unwrap(), &args.split(' ').collect::<Vec<_>>()).unwrap();
+    node.start().unwrap();
+    get_nothing(askers);
+    cluster.say("its pods run, and its agent does not");
+    node.import(&agent_image()).unwrap();
+    agent_is_ready(cluster, BRIDGE);
+}
