@@ -5,7 +5,7 @@
 #
 # Both variants: the binary, CA roots, licences, bill of materials. `default` has iptables (nft and legacy) besides, without
 # a shell. The same binary and the same packages (debian.sh) give the same archive, byte for byte: its times are those of
-# the commit (or SOURCE_DATE_EPOCH). Debian 12, buildah, python3; no registry, no daemon, and no root where the
+# the commit (or SOURCE_DATE_EPOCH). Debian 12, buildah, python3, cargo; no registry, no daemon, and no root where the
 # user has subordinate ids (/etc/subuid).
 set -euo pipefail
 
@@ -41,8 +41,9 @@ if LC_ALL=C readelf --program-headers "$binary" | grep -q INTERP; then
 fi
 
 version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' "$repository/Cargo.toml")
-revision=${ROLEGATE_REVISION:-$(git -C "$repository" describe --always --abbrev=40 --dirty --exclude='*' 2>/dev/null || echo unknown)}
-epoch=${SOURCE_DATE_EPOCH:-$(git -C "$repository" log -1 --format=%ct 2>/dev/null || echo 0)}
+git=(git -C "$repository")
+revision=${ROLEGATE_REVISION:-$("${git[@]}" describe --always --abbrev=40 --dirty --exclude='*' 2>/dev/null || echo unknown)}
+epoch=${SOURCE_DATE_EPOCH:-$("${git[@]}" log -1 --format=%ct 2>/dev/null || echo 0)}
 
 debian=${ROLEGATE_CACHE:-$repository/.cache}/debian/$arch
 "$here/debian.sh" "$arch" "$debian"
@@ -115,15 +116,13 @@ if [ "$variant" = default ]; then
     mkdir -p "$root$(dirname "$loader")"
     ln -s "/$(library "$(basename "$loader")")" "$root$loader"
   fi
-fi
-
-if [ "$variant" = default ]; then
   {
     echo "Debian's, unchanged. Their source is in these source packages of Debian:"
     awk -v shipped=" ${shipped[*]} " 'index(shipped, " " $1 " ") { print $4, $5 }' "$debian/packages" | LC_ALL=C sort -u
   } >"$work/sources"
   install -D -m 644 "$work/sources" "$root/usr/share/doc/iptables/SOURCES"
 fi
+
 for package in "${shipped[@]}"; do take "usr/share/doc/$package/copyright"; done
 # The texts that those refer to.
 cat "$root"/usr/share/doc/*/copyright | grep -o '/usr/share/common-licenses/[A-Za-z0-9.-]*[A-Za-z0-9]' | sort -u |

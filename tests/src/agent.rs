@@ -110,8 +110,8 @@ impl Agent {
         Self::start_by(node, command, args, env)
     }
 
-    /// As [`Agent::start`], by a command that takes the agent's arguments after its own and passes its environment on, such as one
-    /// that starts a container. Signals go to that command.
+    /// As [`Agent::start`], by a command that takes the agent's arguments after its own, such as one that starts a
+    /// container. Signals go to that command.
     ///
     /// # Errors
     /// When it cannot be started.
