@@ -30,7 +30,7 @@ REAL_API_SUITES ?= acceptance route sdk startup_taint world
 
 .PHONY: help
 help: ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 20
 	@command -v cargo >/dev/null || echo "Missing here: cargo (Rust 1.95 or newer)"
 
 .PHONY: demo
@@ -95,6 +95,12 @@ image-if-possible: setup
 	  $(MAKE) --no-print-directory $(ROLEGATE_CACHE)/bin/cargo-auditable && \
 	  deploy/image/build.sh --if-possible $(IMAGE_ARCH); \
 	else echo "image: no buildah here, so no image: its tests are skipped by name"; fi
+
+.PHONY: dashboard-picture
+dashboard-picture: setup ## docs/dashboard.svg, of a real agent while things go wrong (four minutes)
+	cargo build --workspace --bin rolegate --bin dashboard
+	@export ROLEGATE_BIN="$$(realpath $(TARGET)/debug/rolegate)"; \
+	tests/tools/as-root.sh $(TARGET)/debug/dashboard docs/dashboard.svg
 
 .PHONY: docs
 docs: rust ## rustdoc of the workspace

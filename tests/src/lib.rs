@@ -8,6 +8,7 @@ pub mod bounds;
 pub mod clients;
 pub mod cluster;
 pub mod crowd;
+pub mod dashboard;
 pub mod guests;
 pub mod hostile;
 pub mod http;

@@ -24,7 +24,7 @@ const LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 9_399);
 /// Longest that it may take to start, and to say what a test waits for: two cores run everything at once.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// What the rules say and tests cannot wait for, beside durations: the age in seconds at which a watch is stale.
-const STALE: (&str, &str) = ("_age_seconds) > 120", "_age_seconds) > 5");
+const STALE: (&str, &str) = ("_age_seconds) > 120", "_age_seconds) > 10");
 
 /// A running Prometheus, ended and forgotten when dropped.
 #[derive(Debug)]
@@ -230,7 +230,7 @@ pub fn promtool(command: &[&str], file: &Path) -> Result<String> {
 }
 
 /// Rules as tests can wait for them: a minute becomes a second in every `for`, range and offset (an hour a minute, a
-/// day 24 minutes), and a watch is stale after 5 s in place of 120. The rest of the rules is as operators have it.
+/// day 24 minutes), and a watch is stale after 10 s in place of 120. The rest of the rules is as operators have it.
 ///
 /// # Panics
 /// When the rules say otherwise when a watch is stale.
@@ -279,7 +279,7 @@ mod tests {
         let hurried = hurried(rules);
         assert_eq!(
             hurried,
-            "max(x_age_seconds) > 5\nrecord: a:rate5m\nexpr: rate(b[5s]) + c offset 24m\nfor: 1m"
+            "max(x_age_seconds) > 10\nrecord: a:rate5m\nexpr: rate(b[5s]) + c offset 24m\nfor: 1m"
         );
     }
 }

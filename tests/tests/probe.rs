@@ -1,11 +1,16 @@
-//! `rolegate probe`, which `helm test` runs: it says that requests are captured where they are, and nowhere else.
+//! What the chart runs beside the agent: `rolegate probe`, which says that requests are captured where they are and nowhere
+//! else, and `rolegate cleanup --stay`.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::process::Output;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Output, Stdio};
 
-use rolegate_tests::agent::run_to_end;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rolegate_tests::agent::{binary, run_to_end};
 use rolegate_tests::imds::ImdsConfig;
+use rolegate_tests::topology::Backend;
 use rolegate_tests::world::{Options, RunningPod, World};
 use serde_json::{Value, json};
 
@@ -85,4 +90,30 @@ fn probe_fails_where_the_hop_limit_alone_keeps_pods_from_the_real_service() {
     assert_eq!(report(&output)["addresses"]["169.254.169.254"]["answers"], "nobody");
     let _agent = world.agent(&[]).unwrap();
     assert_eq!(probe(&pod, &[]).status.code(), Some(0));
+}
+
+/// In a DaemonSet: what ends is started again.
+#[test]
+fn cleanup_that_is_to_stay_removes_what_there_is_and_ends_when_it_is_told_to() {
+    let test = "cleanup_that_is_to_stay_removes_what_there_is_and_ends_when_it_is_told_to";
+    let Some(world) = World::for_test(test, &Options::default()) else { return };
+    let ours = || {
+        let rules = world.topology.rules(Backend::Nft).unwrap();
+        rules.iter().filter(|rule| rule.contains("169.254.169.254") || rule.contains("fd00:ec2::254")).count()
+    };
+    let agent = world.start_agent(&[]).unwrap();
+    agent.ready().unwrap();
+    agent.sigterm().unwrap();
+    agent.wait().unwrap();
+    assert_ne!(ours(), 0, "they outlive the agent");
+
+    let mut command = world.topology.node().command(binary().unwrap());
+    let mut cleanup = command.args(["cleanup", "--stay"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(cleanup.stdout.take().unwrap()).lines();
+    let said = lines.next().unwrap().unwrap();
+    assert!(said.starts_with("removed "), "{said}");
+    assert_eq!(ours(), 0);
+    assert!(cleanup.try_wait().unwrap().is_none(), "it stays");
+    kill(Pid::from_raw(i32::try_from(cleanup.id()).unwrap()), Signal::SIGTERM).unwrap();
+    assert!(cleanup.wait().unwrap().success());
 }

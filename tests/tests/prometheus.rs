@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
+#[path = "prometheus/dashboard.rs"]
+mod dashboard;
 #[path = "prometheus/faults.rs"]
 mod faults;
 #[path = "prometheus/pages.rs"]

@@ -239,23 +239,70 @@ fn clean_up_takes_the_agents_place_and_stays() {
     }
 }
 
-/// One release for each node pool.
+/// The two files that the page names: each node is of one of the releases.
 #[test]
-fn releases_side_by_side_share_no_name_and_select_their_own_pods() {
-    let Some(chart) = Chart::for_test("releases_side_by_side_share_no_name_and_select_their_own_pods") else {
-        return;
-    };
+fn releases_side_by_side_share_no_name_and_no_node() {
+    let Some(chart) = Chart::for_test("releases_side_by_side_share_no_name_and_no_node") else { return };
     let mut seen = std::collections::BTreeSet::new();
-    for pool in ["nodes", "masters"] {
+    let mut pods = Vec::new();
+    for pool in ["control-plane", "nodes"] {
         let dir = chart.dir.to_str().unwrap();
-        let output = chart.helm(&["template", pool, dir, "--namespace", "kube-system"], &everything());
-        let objects = super::documents(&String::from_utf8(output.stdout).unwrap());
+        let file = chart.dir.join(format!("ci/{pool}-values.yaml"));
+        let release = format!("rolegate-{pool}");
+        let args =
+            ["template", &release, dir, "--namespace", "kube-system", "--values", file.to_str().unwrap()];
+        let objects = super::documents(&String::from_utf8(chart.helm(&args, &everything()).stdout).unwrap());
         for object in &objects {
             let id = format!("{}/{}", object["kind"], object["metadata"]["name"]);
-            assert!(seen.insert(id.clone()), "{id}");
+            assert!(id.contains(&release) && seen.insert(id.clone()), "{id}");
         }
         let set = objects.iter().find(|it| it["kind"] == "DaemonSet").unwrap();
-        let selector = json!({"app.kubernetes.io/name": "rolegate", "app.kubernetes.io/instance": pool});
+        let selector = json!({"app.kubernetes.io/name": "rolegate", "app.kubernetes.io/instance": release});
         assert_eq!(set["spec"]["selector"]["matchLabels"], selector);
+        pods.push(set["spec"]["template"]["spec"].clone());
+    }
+    assert_eq!(pods[0]["nodeSelector"]["node-role.kubernetes.io/control-plane"], "");
+    assert!(pods[0]["containers"][0]["args"].to_string().contains("--host-interface=!eth0"));
+    let terms = &pods[1]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
+    let expression = json!({"key": "node-role.kubernetes.io/control-plane", "operator": "DoesNotExist"});
+    assert_eq!(terms[0]["matchExpressions"], json!([expression]));
+}
+
+/// `ON` and `1234` are a boolean and a number to YAML.
+#[test]
+fn names_that_yaml_takes_for_something_else_stay_names() {
+    let Some(chart) = Chart::for_test("names_that_yaml_takes_for_something_else_stay_names") else { return };
+    let values = json!({
+        "fullnameOverride": "1234", "nameOverride": "12", "serviceAccount": {"name": "on"}, "image": {"pullSecrets": ["no"]},
+        "extraEnv": {"ON": "yes"}, "existingSecret": "1e3", "priorityClassName": "off", "requireNodeLabel": "true",
+        "extraHostPathMounts": [{"name": "1", "hostPath": "/a", "mountPath": "/a"}],
+    });
+    let output = chart.helm(&["template", "7", chart.dir.to_str().unwrap(), "--namespace", "8"], &values);
+    for object in super::documents(&String::from_utf8(output.stdout).unwrap()) {
+        let metadata = &object["metadata"];
+        assert!(
+            metadata["name"].is_string()
+                && metadata["labels"].as_object().unwrap().values().all(Value::is_string),
+            "{metadata}"
+        );
+        assert!(metadata.get("namespace").is_none_or(|namespace| namespace == "8"), "{metadata}");
+        let pod = &object["spec"]["template"]["spec"];
+        if pod.is_object() {
+            let container = &pod["containers"][0];
+            assert_eq!(
+                [&pod["serviceAccountName"], &pod["priorityClassName"], &pod["imagePullSecrets"][0]["name"]],
+                ["on", "off", "no"]
+            );
+            assert_eq!(pod["nodeSelector"]["true"], "true");
+            assert!(
+                container["env"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|it| it["name"] == "ON" && it["value"] == "yes")
+            );
+            assert!(container["env"].to_string().contains("\"name\":\"1e3\""));
+            assert!(container["volumeMounts"].as_array().unwrap().iter().any(|it| it["name"] == "1"));
+        }
     }
 }

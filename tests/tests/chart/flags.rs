@@ -90,6 +90,7 @@ fn each_value_becomes_its_flag_and_the_agent_takes_it() {
     }
 }
 
+/// K8: kube2iam's chart gives the bare flag for `false`, `0` and nothing; here each is given as it is.
 #[test]
 fn false_zero_and_empty_extra_arguments_mean_what_they_say() {
     let Some(chart) = Chart::for_test("false_zero_and_empty_extra_arguments_mean_what_they_say") else {

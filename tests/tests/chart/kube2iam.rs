@@ -25,6 +25,7 @@ fn kube2iams_values_say_here_what_they_said_there() {
         "--namespace-restriction-format=glob",
         "--iam-role-session-ttl=900s",
         "--use-regional-sts-endpoint",
+        "--resolve-duplicate-cache-ips",
         "--host-interface=cali+",
         "--host-ip=$(HOST_IP)",
         "--redirect=iptables",
@@ -126,4 +127,36 @@ fn account_is_kube2iams_where_rights_are_not_made() {
     assert_eq!(account(json!({"serviceAccount": {"create": false, "name": "mine"}})), named("mine", 0));
     assert_eq!(account(json!({"serviceAccount": {"create": true, "name": "mine"}})), named("mine", 1));
     assert_eq!(account(json!({"serviceAccount": {"create": false}})), named("default", 0));
+}
+
+/// The page says where a name's default or meaning is another: each of kube2iam's values is ours, or on the page.
+#[test]
+fn page_tells_every_value_whose_default_is_not_kube2iams() {
+    // Values of kube2iam's chart 3.5, as far as they are not empty.
+    let theirs = json!({
+        "host": {"ip": "$(HOST_IP)", "iptables": false, "interface": "docker0", "port": 8181},
+        "prometheus": {"service": {"enabled": false}, "serviceMonitor": {"enabled": false, "interval": "10s", "namespace": "", "labels": {}}},
+        "image": {"pullPolicy": "IfNotPresent"}, "aws": {"secret_key": "", "access_key": "", "region": ""}, "existingSecret": "",
+        "extraArgs": {}, "extraEnv": {}, "nodeSelector": {}, "podAnnotations": {}, "podLabels": {}, "priorityClassName": "",
+        "rbac": {"create": false}, "updateStrategy": "OnDelete", "maxUnavailable": 1, "verbose": false, "tolerations": [],
+    });
+    let dir = super::deploy().join("helm/rolegate");
+    let ours: Value =
+        serde_saphyr::from_str(&std::fs::read_to_string(dir.join("values.yaml")).unwrap()).unwrap();
+    let page = std::fs::read_to_string(dir.join("README.md")).unwrap();
+    fn differing(path: &str, theirs: &Value, ours: &Value, found: &mut Vec<String>) {
+        match theirs.as_object().filter(|map| !map.is_empty()) {
+            Some(map) => map
+                .iter()
+                .for_each(|(key, value)| differing(&format!("{path}.{key}"), value, &ours[key], found)),
+            None if theirs != ours => found.push(path.trim_start_matches('.').to_owned()),
+            None => {}
+        }
+    }
+    let mut found = Vec::new();
+    differing("", &theirs, &ours, &mut found);
+    assert!(found.contains(&"tolerations".to_owned()), "{found:?}");
+    for name in found {
+        assert!(page.lines().any(|line| line.starts_with(&format!("| `{name}`"))), "{name}");
+    }
 }

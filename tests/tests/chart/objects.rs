@@ -102,7 +102,13 @@ fn monitors_reach_the_port_that_no_pod_declares() {
         );
         assert_eq!(monitor["spec"]["namespaceSelector"]["matchNames"], json!(["kube-system"]));
         assert_eq!(monitor["spec"]["selector"]["matchLabels"], selector);
-        assert_eq!(monitor["spec"][endpoints][0]["interval"], "15s");
+        let endpoint = &monitor["spec"][endpoints][0];
+        assert_eq!(endpoint["interval"], "15s");
+        // What files/alerts.yaml selects and names agents by.
+        let relabelings = endpoint["relabelings"].as_array().unwrap();
+        let node = json!({"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "node"});
+        let job = json!({"targetLabel": "job", "replacement": "rolegate"});
+        assert!(relabelings.contains(&node) && relabelings.contains(&job), "{endpoint}");
     };
     let pods = chart.render(&values("podMonitor"));
     let monitor = pods.one("PodMonitor");

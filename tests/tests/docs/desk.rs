@@ -91,6 +91,7 @@ impl Desk {
         let agent = world.agent(&["--debug"]).unwrap();
         let desk = Self { agent, kubelet, _moto: moto, pod, world, dir };
         desk.furnish();
+        desk.must(table::AGENT, desk.dir.path());
         desk
     }
 
@@ -138,23 +139,60 @@ impl Desk {
 
     /// Runs a block to its end.
     pub(crate) fn run(&self, how: How, block: &Block, directory: &Path) -> Output {
+        let text = block.text.replace("YOUR_REGISTRY", "registry.example");
         std::fs::write(self.dir.path().join("agent.log"), self.agent.log()).unwrap();
+        if how != How::Lines {
+            return self.shell(how, &format!("set -e\n{text}"), directory);
+        }
+        let mut place = How::Admin;
+        let (mut all, mut variables) = (self.shell(place, "true", directory), String::new());
+        for line in
+            text.replace(table::NODE_OF_PAGES, NODE).replace("//$NODE:", &format!("//{NODE_V4}:")).lines()
+        {
+            if line == "# on the node" || line.contains("//127.0.0.1") {
+                place = How::Node;
+            }
+            if table::left_out(line).is_some() {
+                continue;
+            }
+            let assigned = line.split_once('=').map(|(name, _)| name).filter(|name| is_variable(name));
+            let told = assigned.map(|name| format!("printf '%s=%q' {name} \"${name}\"")).unwrap_or_default();
+            let output = self.shell(place, &format!("{variables}{line}\n{told}"), directory);
+            // Who looks for a line may find none.
+            let looked = line.contains("grep") || line.contains("can-i");
+            let found_nothing = looked && output.stderr.is_empty();
+            if !output.status.success() && !found_nothing {
+                return output;
+            }
+            if assigned.is_some() {
+                variables.push_str(&format!("{}\n", String::from_utf8_lossy(&output.stdout)));
+            } else {
+                all.stdout.extend(output.stdout);
+            }
+        }
+        all
+    }
+
+    fn shell(&self, how: How, commands: &str, directory: &Path) -> Output {
         let ns: &NetNs = match how {
-            How::Admin | How::No(_) => self.world.topology.world(),
+            How::Admin | How::Lines | How::No(_) => self.world.topology.world(),
             How::Node => self.world.topology.node(),
             How::Pod => self.pod.ns(),
         };
         let desk = self.dir.path();
-        let path = format!("{}:{}", desk.join("bin").display(), std::env::var("PATH").unwrap_or_default());
-        let kubectl = which("kubectl");
+        let path = format!(
+            "{}:{}",
+            desk.join("bin").display(),
+            std::env::var_os("PATH").unwrap_or_default().display()
+        );
         ns.command("bash")
-            .args(["-euo", "pipefail", "-c", &block.text.replace("YOUR_REGISTRY", "registry.example")])
+            .args(["-uo", "pipefail", "-c", commands])
             .current_dir(directory)
             .env_clear()
             .env("PATH", path)
             .env("HOME", desk)
             .env("DESK", desk)
-            .env("REAL_KUBECTL", kubectl)
+            .env("REAL_KUBECTL", which("kubectl"))
             .env("KUBECONFIG", desk.join("kubeconfig"))
             .env("AWS_ENDPOINT_URL", Moto::endpoint())
             .env("AWS_REGION", REGION)
@@ -206,6 +244,11 @@ fn prepare(api: &RealApi, dir: &Path) {
     let path = format!("/api/v1/nodes/{NODE}/status");
     api.patch(&api.admin_token(), &path, "application/merge-patch+json", &address).unwrap();
     std::fs::create_dir_all(dir.join("pods")).unwrap();
+}
+
+/// Of a shell, as the pages write them.
+fn is_variable(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|letter| letter.is_ascii_uppercase())
 }
 
 fn which(program: &str) -> PathBuf {

@@ -17,7 +17,7 @@ use super::desk::real;
 
 const MERGE: &str = "application/merge-patch+json";
 /// How often it looks; nothing is decided by it.
-const PERIOD: Duration = Duration::from_millis(100);
+const PERIOD: Duration = Duration::from_millis(250);
 
 /// It works until it is dropped.
 pub(crate) struct Kubelet {

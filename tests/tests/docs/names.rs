@@ -10,8 +10,9 @@ use super::table::{self, How};
 
 /// Flags of other programs, by program. Those in blocks that are run need no row.
 const FOREIGN: &[(&str, &[&str])] = &[
-    ("helm, kubectl", &["for", "image", "kustomize", "logs", "namespace", "set", "values"]),
-    ("the AWS CLI", &["endpoint-url", "lookup-attributes", "query"]),
+    ("helm, kubectl", &["for", "force", "image", "kustomize", "logs", "namespace", "set", "values"]),
+    ("the AWS CLI", &["http-put-response-hop-limit", "http-tokens", "lookup-attributes", "query"]),
+    ("buildah", &["all"]),
     ("the AWS load balancer controller", &["aws-region", "aws-vpc-id"]),
     ("the kubelet, cluster-autoscaler", &["register-with-taints", "startup-taint", "ignore-taint"]),
     ("kops", &["yes", "name", "state"]),

@@ -11,12 +11,17 @@ pub(crate) enum How {
     Node,
     /// In a pod with a role.
     Pod,
+    /// Line by line, so that one may be left out, and one that looks for something may find nothing. After `# on the
+    /// node` by root there.
+    Lines,
     /// Not in this test; the reason.
     No(&'static str),
 }
 
-/// Pages, and where their blocks are run unless a row of [`EXCEPTIONS`] says otherwise.
+/// Pages by the beginning of their names, and where their blocks are run unless a row of [`EXCEPTIONS`] says otherwise.
 const PAGES: &[(&str, How)] = &[
+    ("docs/runbooks/", How::Lines),
+    ("deploy/helm/rolegate/README.md", How::Lines),
     ("README.md", How::Admin),
     ("deploy/README.md", How::Admin),
     ("docs/before-installing.md", How::Admin),
@@ -27,11 +32,15 @@ const PAGES: &[(&str, How)] = &[
 ];
 
 const KOPS: How = How::No("kOps needs its state store and AWS");
+const REGISTRY: How = How::No("there is no registry; tests/tests/image.rs makes and runs the images");
 const KUBELET: How = How::No("runs a pod, which needs a kubelet: tests/tests/cluster/install.rs");
 
 /// Page, and how the block's first line begins.
 const EXCEPTIONS: &[(&str, &str, How)] = &[
     ("README.md", "make demo", How::No("they are the test run itself, and CI's")),
+    ("deploy/README.md", "buildah ", REGISTRY),
+    ("deploy/README.md", "helm install", How::Lines),
+    ("deploy/README.md", "git checkout", How::No("builds a release for minutes; tests/tests/image.rs")),
     ("deploy/README.md", "rolegate cleanup", How::Node),
     ("docs/before-installing.md", "aws cloudtrail", How::No("moto has no CloudTrail events")),
     ("docs/before-installing.md", "nft ", How::Node),
@@ -67,6 +76,8 @@ const BEFORE: &[(&str, &[&str])] = &[
     ("docs/iam.md", &[ACCOUNT, "kubectl apply -f deploy/daemonset.yaml"]),
     ("docs/install.md", &[ACCOUNT]),
     ("docs/migrating.md", &[ACCOUNT, PEERS]),
+    ("docs/runbooks/RolegateSTSMismatched.md", &["kubectl apply -f deploy/daemonset.yaml"]),
+    ("deploy/helm/rolegate/README.md", &["true"]),
 ];
 
 /// What is in the account: the roles of kOps's nodes, with the policy that kOps adds, and of a node group; a role of a
@@ -82,6 +93,19 @@ for name in [kops, "example-nodes", "payments-api"]:
 iam.put_role_policy(RoleName=kops, PolicyName="additional." + kops, PolicyDocument=statement(Resource=["*"]))
 tags = [{"ResourceType": "instance", "Tags": [{"Key": "KubernetesCluster", "Value": "example.cluster.k8s.local"}]}]
 boto3.client("ec2").run_instances(ImageId="ami-12c6146b", MinCount=1, MaxCount=1, TagSpecifications=tags)
+EOF
+"#;
+
+/// The node that runbooks look at.
+pub(crate) const NODE_OF_PAGES: &str = "ip-10-0-0-10.ec2.internal";
+
+/// A pod as the agent's DaemonSet would make it.
+pub(crate) const AGENT: &str = r#"
+kubectl apply -f - <<'EOF'
+apiVersion: v1
+kind: Pod
+metadata: { name: rolegate-abcde, namespace: kube-system, labels: { app.kubernetes.io/name: rolegate } }
+spec: { nodeName: node-1.example, hostNetwork: true, containers: [{ name: rolegate, image: rolegate:1 }] }
 EOF
 "#;
 
@@ -145,8 +169,24 @@ pub(crate) fn before(page: &str) -> String {
 pub(crate) fn how(page: &str, block: &Block) -> Option<How> {
     let first = block.text.lines().next().unwrap_or_default();
     let exception = EXCEPTIONS.iter().find(|(name, start, _)| *name == page && first.starts_with(start));
-    let page = PAGES.iter().find(|(name, _)| *name == page).map(|(_, how)| *how);
+    let page = PAGES.iter().find(|(name, _)| page.starts_with(name)).map(|(_, how)| *how);
     exception.map(|(.., how)| *how).or(page)
+}
+
+/// Why a line of [`How::Lines`] is not run here, by how it begins.
+pub(crate) fn left_out(line: &str) -> Option<&'static str> {
+    const LEFT_OUT: &[(&str, &str)] = &[
+        ("curl -sS -o /dev/null -w", "asks AWS"),
+        (
+            "helm --namespace kube-system test",
+            "runs a pod, which needs a kubelet: tests/tests/cluster/install.rs",
+        ),
+        ("kubectl get podmonitors", "the API server has no resources of the Prometheus operator"),
+        ("kubectl top", "there is no metrics server"),
+        ("nft monitor", "goes on until it is ended"),
+        ("timedatectl", "needs systemd"),
+    ];
+    LEFT_OUT.iter().find(|(start, _)| line.starts_with(start)).map(|(_, why)| *why)
 }
 
 /// Rows of [`EXCEPTIONS`] that no block of its page begins as.

@@ -96,7 +96,10 @@ impl Known {
         let selector = Regex::new(r#"(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)""#).unwrap();
         for found in name.captures_iter(text) {
             let metric = found[0].split('{').next().unwrap();
-            let metric = metric.strip_suffix("_bucket").unwrap_or(metric);
+            let metric = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|part| metric.strip_suffix(part).filter(|whole| self.metrics.contains_key(*whole)))
+                .unwrap_or(metric);
             if metric.contains(':') {
                 assert!(self.recorded.contains(metric), "{place}: nobody records {metric}");
                 continue;
@@ -112,14 +115,15 @@ impl Known {
                     "{place}: {metric} has no label {}",
                     &one[1]
                 );
-                // The page of requests_total does not list statuses.
-                if &one[1] != "status" && &one[1] != "reason" {
-                    for value in one[3].split('|') {
-                        assert!(
-                            labels.contains(&format!("`{value}`")),
-                            "{place}: {metric} is never {value:?}"
-                        );
-                    }
+                // The page lists neither statuses nor versions, and another label's values where they come first.
+                let listed = !["status", "version", "revision", "rustc"].contains(&&one[1]);
+                let label = format!("`{}`", &one[1]);
+                for value in one[3].split('|').filter(|_| listed) {
+                    let mut rows = self.metrics.values().filter(|row| row.contains(&label));
+                    assert!(
+                        rows.any(|row| row.contains(&format!("`{value}`"))),
+                        "{place}: {label} of {metric} is never {value:?}"
+                    );
                 }
             }
         }

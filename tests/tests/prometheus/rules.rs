@@ -10,6 +10,7 @@ use rolegate_tests::skip;
 use rolegate_tests::world::{Options, World};
 use serde_json::Value;
 
+use crate::pages::Known;
 use crate::{ALERTS, repository, text};
 
 const UNIT_TESTS: &str = "tests/data/alerts_test.yaml";
@@ -43,8 +44,8 @@ fn every_alert_is_seen_to_fire_and_not_to_fire_by_a_unit_test() {
 }
 
 #[test]
-fn promtool_finds_the_page_of_a_running_agent_right() {
-    let test = "promtool_finds_the_page_of_a_running_agent_right";
+fn promtool_and_our_own_page_find_that_of_a_running_agent_right() {
+    let test = "promtool_and_our_own_page_find_that_of_a_running_agent_right";
     if let Some(why) = Prometheus::missing() {
         return skip(test, &why);
     }
@@ -52,7 +53,7 @@ fn promtool_finds_the_page_of_a_running_agent_right() {
     world.namespace("default", &["MyPodRole"]).unwrap();
     let pod = world.pod("default", "pod", |pod| pod.role("MyPodRole")).unwrap();
     let agent = world.agent(&[]).unwrap();
-    pod.imds().credentials().unwrap();
+    agent.poll("the pod has a session", || Ok(pod.imds().credentials().is_ok())).unwrap();
     let page = agent.admin("/metrics").unwrap().body;
 
     let mut check = Command::new("promtool")
@@ -66,6 +67,8 @@ fn promtool_finds_the_page_of_a_running_agent_right() {
     let checked = check.wait_with_output().unwrap();
     let said = [checked.stdout, checked.stderr].concat();
     assert_eq!((checked.status.code(), String::from_utf8_lossy(&said).as_ref()), (Some(0), ""));
+    // Labels are closed sets, all of whose values are written down.
+    Known::new().check("/metrics", &String::from_utf8(page).unwrap());
 }
 
 /// The rules that are alerts.

@@ -18,8 +18,8 @@
 
 {{/* Immutable in a DaemonSet: these two and no other. */}}
 {{- define "rolegate.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "rolegate.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "rolegate.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "rolegate.labels" -}}
