@@ -11,6 +11,7 @@ use super::common::{NAMESPACE, RELEASE, agents, left_on, rolled_out};
 /// The tag of the next version: the same binary.
 const NEXT: &str = "next";
 
+/// P2, P11: through an update, one that does not work, a rollback and the removal, with real kubelets and a real controller.
 #[test]
 fn agents_are_updated_and_rolled_back_while_no_call_of_a_pod_fails() {
     const NAME: &str = "cluster::rollout";
