@@ -10,7 +10,22 @@ use super::table::{self, How};
 
 /// Flags of other programs, by program. Those in blocks that are run need no row.
 const FOREIGN: &[(&str, &[&str])] = &[
-    ("helm, kubectl", &["for", "force", "image", "kustomize", "logs", "namespace", "set", "values"]),
+    (
+        "helm, kubectl",
+        &[
+            "for",
+            "force",
+            "image",
+            "kustomize",
+            "logs",
+            "namespace",
+            "prefix",
+            "selector",
+            "set",
+            "tail",
+            "values",
+        ],
+    ),
     ("the AWS CLI", &["http-put-response-hop-limit", "http-tokens", "lookup-attributes", "query"]),
     ("buildah", &["all"]),
     ("the AWS load balancer controller", &["aws-region", "aws-vpc-id"]),
