@@ -14,6 +14,7 @@ use super::outcomes::{agent_is_ready, has_no_role, run, served};
 
 /// What a node of a common size takes.
 const CROWD: usize = 110;
+const PHASES: &str = "--output=jsonpath={.items[*].status.phase}";
 const LIST: &str = "http://169.254.169.254/latest/meta-data/iam/security-credentials/";
 
 /// A pod that runs this in a shell, once.
@@ -21,7 +22,7 @@ fn shell_pod(name: &str, node: &str, role: &str, script: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
-            "namespace": "default", "name": name, "labels": {"crowd": role},
+            "namespace": "default", "name": name, "labels": {"app": name.split('-').next()},
             "annotations": {"iam.amazonaws.com/role": role},
         },
         "spec": {
@@ -51,11 +52,17 @@ fn role_of(n: usize) -> &'static str {
 /// As many pods as a node takes start at once: each gets a session of its own role, and STS is called no more often than
 /// there are sessions.
 fn crowd_is_served(cluster: &Cluster) {
-    let before = cluster.sts.assume_role_calls();
+    let calls = cluster.sts.assume_role_calls();
     let crowd: Vec<Value> = (0..CROWD).map(|n| asking_pod(n, role_of(n))).collect();
     cluster.apply(&json!({"apiVersion": "v1", "kind": "List", "items": crowd}).to_string()).unwrap();
-    let ended = "--for=jsonpath={.status.phase}=Succeeded";
-    cluster.kubectl(&["wait", ended, "pods", "--selector=crowd", "--timeout=300s"]).unwrap();
+    let phases = || cluster.kubectl(&["get", "pods", "--selector=app=crowd", PHASES]).unwrap();
+    let served = |phases: &str| phases.matches("Succeeded").count();
+    let mut before = 0;
+    while served(&phases()) < CROWD {
+        // Each time some more, however slow the machine is.
+        cluster.wait_for("more are served", || served(&phases()) > before).unwrap();
+        before = served(&phases());
+    }
     let mut first = 0;
     for n in 0..CROWD {
         let printed = cluster.logs(BRIDGE, "default", &format!("crowd-{n}_")).unwrap();
@@ -68,7 +75,7 @@ fn crowd_is_served(cluster: &Cluster) {
         assert_eq!(issued.role, arn(role_of(n)), "crowd-{n}");
     }
     // One role each for two, of one service account.
-    assert_eq!(cluster.sts.assume_role_calls() - before, 2);
+    assert_eq!(cluster.sts.assume_role_calls() - calls, 2);
     cluster.say(&format!("{CROWD} pods are served, {first} of them at their first request"));
 }
 
@@ -76,12 +83,13 @@ fn address_of(cluster: &Cluster, pod: &str) -> String {
     cluster.pod("default", pod).unwrap()["status"]["podIP"].as_str().unwrap().to_owned()
 }
 
-/// Has the network plugin of a node give this address next, which must be free.
+/// Has the network plugin of a node give this address next, as soon as it is free.
 fn next_address(cluster: &Cluster, node: &str, address: &str) {
+    let plugin = cluster.node(node).dir().join("lib/cni/networks/pods");
+    cluster.wait_for(&format!("{address} is free"), || !plugin.join(address).exists()).unwrap();
     let (net, last) = address.rsplit_once('.').unwrap();
     let before = format!("{net}.{}", last.parse::<u8>().unwrap() - 1);
-    let file = cluster.node(node).dir().join("lib/cni/networks/pods/last_reserved_ip.0");
-    std::fs::write(file, before).unwrap();
+    std::fs::write(plugin.join("last_reserved_ip.0"), before).unwrap();
 }
 
 /// The address of a pod that has completed, is evicted or deleted goes to another pod at once, which gets what is its
