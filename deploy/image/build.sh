@@ -6,7 +6,7 @@
 # leaves rolegate-ARCH.oci.tar, rolegate-slim-ARCH.oci.tar and their bills of materials (*.cdx.json) in target/image. With
 # --if-possible a machine that lacks something is told so, and that is no error.
 #
-# The binary depends on the commit and the compiler alone: no path of this machine is in it, no time.
+# No path of this machine is in the binary, and no time but the commit's.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
