@@ -121,6 +121,7 @@ impl Cluster {
     }
 
     fn start(test: &str, options: &Options, turn: Turn) -> Result<Self> {
+        let started = Instant::now();
         let dir = turn.dir()?.to_owned();
         let fabric = Arc::new(Fabric::new(options.dual_stack)?);
         let world = fabric.world();
@@ -157,7 +158,7 @@ impl Cluster {
             imds,
             imds_v6,
             fabric,
-            started: Instant::now(),
+            started,
             test: test.into(),
             dir,
             _turn: turn,

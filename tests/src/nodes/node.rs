@@ -246,12 +246,6 @@ impl Node {
         state.machine = None;
         let ns = state.ns.take();
         *state = State { ns, ..State::default() };
-        drop(state);
-        // As after a boot; the kubelet would look for containers in groups of a former life, for seconds each.
-        cgroups::remove(&self.files.group);
-        if let Err(error) = cgroups::make(&self.files.group) {
-            eprintln!("{}: {error:#}", self.name());
-        }
     }
 
     /// As pulling the plug: every process ends, and its network is gone with all rules. Its disk stays.
