@@ -29,9 +29,10 @@ const STALE: (&str, &str) = ("_age_seconds) > 120", "_age_seconds) > 10");
 /// A running Prometheus, ended and forgotten when dropped.
 #[derive(Debug)]
 pub struct Prometheus {
-    ns: Arc<NetNs>,
+    // Ended before its directory and its namespace go.
     service: Mutex<Service>,
     dir: tempfile::TempDir,
+    ns: Arc<NetNs>,
 }
 
 /// One element of an instant vector.
@@ -101,7 +102,7 @@ impl Prometheus {
         service
             .wait_until(PATIENCE, || client.get("/-/ready").is_ok_and(|answer| answer.status == 200))
             .with_context(|| std::fs::read_to_string(&log).unwrap_or_default())?;
-        Ok(Self { ns: Arc::clone(ns), service: Mutex::new(service), dir })
+        Ok(Self { service: Mutex::new(service), dir, ns: Arc::clone(ns) })
     }
 
     /// The value of an expression now: an instant vector, or one sample without labels for a scalar.
