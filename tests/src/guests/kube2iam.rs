@@ -13,6 +13,9 @@ pub const NAMESPACE: &str = "kube-system";
 /// Its name.
 pub const NAME: &str = "kube2iam";
 
+/// Where Debian says which `iptables` is meant.
+const ALTERNATIVES: &str = "/etc/alternatives";
+
 /// The manifest of kube2iam's README for a cluster with RBAC, for any image: service account, rights and DaemonSet.
 /// `interface` is what the pods are behind: `cbr0`, `cali+`.
 #[must_use]
@@ -111,16 +114,29 @@ pub fn for_nodes(manifest: &mut Value, name: &str, selector: &Value) {
 pub fn as_double(manifest: &mut Value, sts: &str) {
     let python = HostPython::find();
     let pod = &mut manifest["items"][3]["spec"]["template"]["spec"];
-    pod["volumes"] = python.volumes();
+    pod["volumes"] =
+        with(python.volumes(), json!({"name": "alternatives", "hostPath": {"path": ALTERNATIVES}}));
     let container = &mut pod["containers"][0];
     container["image"] = json!(TOOLS);
     container["imagePullPolicy"] = json!("Never");
     container["command"] = json!([python.program(), "-c", PROGRAM]);
-    container["volumeMounts"] = python.mounts();
+    container["volumeMounts"] =
+        with(python.mounts(), json!({"name": "alternatives", "mountPath": ALTERNATIVES}));
     if let Some(env) = container["env"].as_array_mut() {
         env.push(json!({"name": "AWS_ENDPOINT_URL_STS", "value": sts}));
         env.push(json!({"name": "AWS_DEFAULT_REGION", "value": REGION}));
+        // For the hook of the chart, which calls the node's iptables by name.
+        env.push(json!({"name": "PATH", "value": "/bin:/usr/sbin"}));
     }
+}
+
+fn with(list: Value, one_more: Value) -> Value {
+    let mut list = match list {
+        Value::Array(list) => list,
+        _ => Vec::new(),
+    };
+    list.push(one_more);
+    list.into()
 }
 
 fn field(name: &str, path: &str) -> Value {

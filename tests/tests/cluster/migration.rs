@@ -94,11 +94,15 @@ fn kube2iam_takes_over(cluster: &Cluster, askers: &Askers) {
     cluster.say("kube2iam answers again, and rolegate's rules are gone");
 }
 
-/// One DaemonSet for each kind of node, since pods are behind other interfaces there.
+/// One DaemonSet for each kind of node, since pods are behind other interfaces there: that of the README, and that of the
+/// chart, with the hook that deletes rules.
 fn kube2iam_runs(cluster: &Cluster) {
     for node in cluster.nodes() {
-        let interface = if node.name() == BRIDGE { "cbr0" } else { "veth+" };
-        let mut manifest = kube2iam::manifest("kube2iam", interface);
+        let mut manifest = if node.name() == BRIDGE {
+            kube2iam::manifest(kube2iam::NAME, "cbr0")
+        } else {
+            kube2iam::of_chart(kube2iam::NAME, "veth+")
+        };
         let name = daemonset(node);
         kube2iam::for_nodes(&mut manifest, &name, &json!({"kubernetes.io/hostname": node.name()}));
         kube2iam::as_double(&mut manifest, &cluster.sts.url());
