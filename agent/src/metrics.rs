@@ -8,10 +8,11 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
 };
 
-/// Buckets for what is answered from memory, up to the hold of 900 ms: 0.1 ms doubling to 1.6 s.
+/// Buckets for what is answered from memory, up to the hold of 900 ms: 0.1 ms doubling to 1.6 s, and the second that
+/// SDKs wait.
 pub const REQUEST_SECONDS: &[f64] = &[
     0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0032, 0.0064, 0.0128, 0.0256, 0.0512, 0.1024, 0.2048, 0.4096,
-    0.8192, 1.6384,
+    0.8192, 1.0, 1.6384,
 ];
 
 /// Buckets for calls over the network: 5 ms to 10 s.

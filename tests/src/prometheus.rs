@@ -201,16 +201,6 @@ impl Prometheus {
         }
     }
 
-    /// Waits until an alert of this name fires.
-    ///
-    /// # Errors
-    /// As [`Prometheus::wait_for`].
-    pub fn wait_for_alert(&self, name: &str) -> Result<Alert> {
-        self.wait_for(name, |prometheus| {
-            Ok(prometheus.alerts()?.into_iter().find(|alert| alert.firing && alert.name == name))
-        })
-    }
-
     fn get(&self, path: &str) -> Result<Value> {
         let answer = Client::new(&self.ns, LISTEN.into()).get(path)?;
         let mut json = answer.json()?;

@@ -66,6 +66,14 @@ fn probe_fails_with_the_real_service_or_the_guards_alone_and_passes_with_the_age
     assert_eq!(report(&captured), json!({"captured": true, "addresses": addresses}));
     assert!(world.sts.calls().len() <= asked + 1, "the probe asks for no credentials; prefetch may");
 
+    // A cluster of IPv6 alone.
+    with_role.net.ns().run("ip", &["-4", "route", "flush", "table", "main"]).unwrap();
+    let (code, text) = said(&probe(&with_role, &[]));
+    assert!(
+        code == Some(0) && text.contains("169.254.169.254: this pod has no route to it"),
+        "{code:?} {text}"
+    );
+
     world.delete(&plain).unwrap();
     agent
         .poll("the pod is forgotten", || {

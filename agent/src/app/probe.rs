@@ -43,6 +43,8 @@ enum Finding {
     Other(String),
     /// Nobody.
     Nobody(String),
+    /// This pod has no way to it: it lacks the family.
+    NoRoute,
 }
 
 /// An answer: status and body.
@@ -61,7 +63,8 @@ pub async fn probe(patience: Duration, json: bool) -> anyhow::Result<()> {
     let (v4, v6) = loop {
         let v4 = ask(IMDS_V4.into(), &clock).await;
         let v6 = ask(IMDS_V6.into(), &clock).await;
-        if !v4.may_change() || Instant::now() >= give_up {
+        let settled = mistake(&v4, &v6).is_none() || !v4.may_change();
+        if settled || Instant::now() >= give_up {
             break (v4, v6);
         }
         sleep(PAUSE).await;
@@ -85,7 +88,9 @@ fn mistake(v4: &Finding, v6: &Finding) -> Option<&'static str> {
         (Finding::Other(_), _) | (_, Finding::Other(_)) => {
             Some("not captured: pods' requests reach something that is not rolegate")
         }
-        (Finding::Nobody(_), _) => Some("not captured: nobody answers pods"),
+        // A pod of IPv6 alone.
+        (Finding::NoRoute, Finding::Agent { .. }) => None,
+        (Finding::Nobody(_) | Finding::NoRoute, _) => Some("not captured: nobody answers pods"),
         (Finding::NotYet { .. }, _) => Some("captured, but rolegate does not know this pod"),
         (Finding::Agent { .. }, _) => None,
     }
@@ -99,6 +104,7 @@ async fn ask(ip: IpAddr, clock: &Clock) -> Finding {
         format!("PUT /latest/api/token HTTP/1.1\r\nX-aws-ec2-metadata-token-ttl-seconds: {ttl}\r\n");
     let answer = match exchange(at, &ask_token).await {
         Ok(answer) => answer,
+        Err(error) if error.kind() == io::ErrorKind::NetworkUnreachable => return Finding::NoRoute,
         Err(error) => return Finding::Nobody(error.to_string()),
     };
     let now = clock.unix_seconds();
@@ -159,7 +165,7 @@ fn parse(answer: &[u8]) -> Option<Answer> {
 
 impl Finding {
     fn may_change(&self) -> bool {
-        matches!(self, Self::NotYet { .. } | Self::Nobody(_))
+        matches!(self, Self::NotYet { .. } | Self::Nobody(_) | Self::NoRoute)
     }
 
     fn as_json(&self) -> Value {
@@ -168,6 +174,7 @@ impl Finding {
             Self::NotYet { status } => json!({"answers": "rolegate", "status": status}),
             Self::Other(what) => json!({"answers": "other", "why": what}),
             Self::Nobody(error) => json!({"answers": "nobody", "why": error}),
+            Self::NoRoute => json!({"answers": "nobody", "why": "no route"}),
         }
     }
 }
@@ -180,6 +187,7 @@ impl fmt::Display for Finding {
             Self::NotYet { status } => write!(f, "rolegate answers {status}: it does not know this pod"),
             Self::Other(what) => write!(f, "something else than rolegate answers: {what}"),
             Self::Nobody(error) => write!(f, "nobody answers: {error}"),
+            Self::NoRoute => f.write_str("this pod has no route to it"),
         }
     }
 }
@@ -195,10 +203,14 @@ mod tests {
         let other = || Finding::Other("a token of its own".into());
         assert_eq!(mistake(&agent(), &agent()), None);
         assert_eq!(mistake(&agent(), &nobody()), None);
+        assert_eq!(mistake(&agent(), &Finding::NoRoute), None);
+        assert_eq!(mistake(&Finding::NoRoute, &agent()), None);
         for (v4, v6) in [
             (other(), agent()),
             (agent(), other()),
             (nobody(), agent()),
+            (Finding::NoRoute, nobody()),
+            (Finding::NoRoute, other()),
             (Finding::NotYet { status: 500 }, nobody()),
         ] {
             assert!(mistake(&v4, &v6).is_some(), "{v4} {v6}");

@@ -306,3 +306,29 @@ fn names_that_yaml_takes_for_something_else_stay_names() {
         }
     }
 }
+
+/// A key twice is a mistake to YAML; what the DaemonSet selects by, and Linux, are not the user's.
+#[test]
+fn labels_and_annotations_that_the_chart_has_itself_may_be_given() {
+    let Some(chart) = Chart::for_test("labels_and_annotations_that_the_chart_has_itself_may_be_given") else {
+        return;
+    };
+    let rendered = chart.render(&json!({
+        "podAnnotations": {"prometheus.io/scrape": "false", "prometheus.io/path": "/metrics"},
+        "podLabels": {"app.kubernetes.io/component": "mine", "app.kubernetes.io/name": "other"},
+        "nodeSelector": {"kubernetes.io/os": "linux", "pool": "a"}, "requireNodeLabel": "pool-is-ready",
+        "prometheus": {"podMonitor": {"enabled": true, "labels": {"app.kubernetes.io/instance": "prometheus"}}},
+    }));
+    let metadata = &rendered.one("DaemonSet")["spec"]["template"]["metadata"];
+    let annotations = &metadata["annotations"];
+    assert_eq!([&annotations["prometheus.io/scrape"], &annotations["prometheus.io/port"]], ["false", "9543"]);
+    assert_eq!(metadata["labels"]["app.kubernetes.io/component"], "mine");
+    assert_eq!(metadata["labels"]["app.kubernetes.io/name"], "rolegate");
+    let selector = json!({"kubernetes.io/os": "linux", "pool": "a", "pool-is-ready": "true"});
+    assert_eq!(rendered.pod()["nodeSelector"], selector);
+    let labels = &rendered.one("PodMonitor")["metadata"]["labels"];
+    assert_eq!(
+        [&labels["app.kubernetes.io/instance"], &labels["app.kubernetes.io/name"]],
+        ["prometheus", "rolegate"]
+    );
+}

@@ -106,7 +106,6 @@ fn false_zero_and_empty_extra_arguments_mean_what_they_say() {
         ("sts-burst", json!(1_000_000), "--sts-burst=1000000"),
         ("metadata-allow", json!(["a", "b"]), "--metadata-allow=a,b"),
         ("metadata-addr", json!("169.254.169.254:80"), "--metadata-addr=169.254.169.254:80"),
-        ("startup-taint", json!(""), "--startup-taint"),
     ] {
         let rendered = chart.render(&json!({"extraArgs": {flag: value}}));
         assert!(rendered.has(arg), "{flag}: {:?}", rendered.args());
@@ -140,7 +139,10 @@ fn flag_that_the_chart_gives_is_refused_among_extra_arguments() {
         let said = chart.refusal(&values);
         assert!(said.contains(&format!("extraArgs.{flag}: the chart itself gives --{flag}")), "{said}");
     }
-    assert!(chart.refusal(&json!({"extraArgs": {"iptables": true}})).contains("host.iptables"));
+    for (flag, instead) in [("iptables", "host.iptables"), ("startup-taint", "startupTaint.enabled")] {
+        let said = chart.refusal(&json!({"extraArgs": {flag: true}}));
+        assert!(said.contains(&format!("extraArgs.{flag}: say it with {instead}")), "{said}");
+    }
 }
 
 #[test]
@@ -166,4 +168,6 @@ fn route_needs_no_address_and_the_guard_has_the_agents_preference() {
     let rendered = chart.render(&json!({"redirect": "route", "rulePreference": 1000}));
     assert!(!rendered.args().iter().any(|arg| arg.starts_with("--host-ip")));
     assert_eq!(rendered.pod()["initContainers"][0]["args"], json!(["guard", "--rule-preference=1000"]));
+    let extra = chart.render(&json!({"extraArgs": {"rule-preference": 1000}}));
+    assert_eq!(extra.pod()["initContainers"], rendered.pod()["initContainers"]);
 }

@@ -95,6 +95,7 @@ fn notes_say_what_the_namespace_needs_and_what_is_next() {
     assert!(
         !system.contains("ResourceQuota") && !system.contains("WARNING") && !system.contains("has no effect")
     );
+    assert!(!chart.notes(&at("test.enabled", json!(false)), &[]).contains(" test rg"));
     let own = chart.notes(&json!({}), &["--namespace", "rolegate"]);
     assert!(own.contains("label namespace rolegate pod-security") && own.contains("ResourceQuota"), "{own}");
     let keys =

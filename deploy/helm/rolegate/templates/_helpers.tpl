@@ -31,6 +31,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
+{{/* (list . LABELS): these labels, and the usual ones. */}}
+{{- define "rolegate.labelsWith" -}}
+{{- merge (dict) (index . 1) (include "rolegate.labels" (index . 0) | fromYaml) | toYaml }}
+{{- end }}
+
 {{- define "rolegate.createsServiceAccount" -}}
 {{- if and .Values.serviceAccount.create (or .Values.rbac.create (not .Values.rbac.serviceAccountName)) }}true{{ end }}
 {{- end }}
@@ -141,6 +146,9 @@ The way of redirecting. host.iptables is kube2iam's switch: where it is set, it 
 {{- range $flag, $value := $extra }}
 {{- if eq $flag "iptables" }}
 {{- fail "extraArgs.iptables: say it with host.iptables, or with redirect." }}
+{{- end }}
+{{- if and (eq $flag "startup-taint") (not $v.startupTaint.enabled) }}
+{{- fail "extraArgs.startup-taint: say it with startupTaint.enabled, which gives the rights as well." }}
 {{- end }}
 {{- if hasKey $flags $flag }}
 {{- fail (printf "extraArgs.%s: the chart itself gives --%s=%v. Set its own value (see values.yaml) and take it out of extraArgs." $flag $flag (get $flags $flag)) }}

@@ -11,7 +11,7 @@ const CELL: (f64, f64) = (60.0, 30.0);
 const GAP: f64 = 4.0;
 const TITLE: f64 = 22.0;
 /// Left of the graph, for the axis; below it, for the time.
-const AXIS: (f64, f64) = (58.0, 16.0);
+const AXIS: (f64, f64) = (58.0, 20.0);
 const LEGEND_LINE: f64 = 14.0;
 const LEGEND_LINES: usize = 3;
 /// Grafana's classic palette.
@@ -110,7 +110,7 @@ fn graph(svg: &mut String, area: Area, panel: &Panel, lines: &[Line], seconds: f
     let plot = Area {
         x: area.x + AXIS.0,
         y: area.y + TITLE + 6.0,
-        w: area.w - AXIS.0 - 12.0,
+        w: area.w - AXIS.0 - 20.0,
         h: area.h - TITLE - 6.0 - AXIS.1 - below,
     };
     let curves = curves(lines, stacked);
@@ -214,7 +214,7 @@ fn legend(svg: &mut String, area: Area, lines: &[Line]) -> f64 {
     let mut rows: Vec<Vec<(f64, usize)>> = vec![Vec::new()];
     let mut x = 0.0;
     for (index, line) in lines.iter().enumerate() {
-        let width = 24.0 + 5.7 * count(line.legend.chars().count());
+        let width = 26.0 + 6.4 * count(line.legend.chars().count());
         if x + width > area.w - 16.0 && x > 0.0 {
             rows.push(Vec::new());
             x = 0.0;
