@@ -25,9 +25,9 @@ fn text(path: &str) -> String {
 
 const ALERTS: &str = "deploy/helm/rolegate/files/alerts.yaml";
 
-/// Scrapes the agent of a world twice a second, and evaluates its rules as often.
+/// Scrapes the agent of a world every second, and evaluates its rules twice as often.
 const CONFIG: &str = "
-global: { scrape_interval: 500ms, evaluation_interval: 500ms }
+global: { scrape_interval: 1s, evaluation_interval: 500ms }
 rule_files: [alerts.yaml]
 scrape_configs:
   - job_name: kube-system/rolegate
