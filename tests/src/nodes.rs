@@ -24,15 +24,17 @@ mod fabric;
 mod images;
 pub mod machine;
 mod node;
+mod options;
 mod remains;
 mod run;
 
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -42,14 +44,15 @@ pub use self::fabric::Place;
 pub use self::images::TOOLS;
 use self::node::Files;
 pub use self::node::Node;
+pub use self::options::{NodeOptions, Options, PodNetwork};
 use self::remains::Turn;
 pub use self::remains::nothing_left;
 pub use self::run::{python, sdk_pod, tools_pod};
-use crate::imds::{Imds, ImdsConfig, NODE_MARKER, Request};
+use crate::imds::{Imds, Request};
 use crate::netns;
 use crate::sts::Sts;
 use crate::topology::WORLD_V4;
-use crate::world::{NODE_ROLE, TRUST, arn};
+use crate::world::{TRUST, arn};
 use crate::{has_other_users, skip};
 
 /// The node whose pods are on the bridge `cbr0`, as kubenet has them.
@@ -62,39 +65,6 @@ pub const AGENT: &str = concat!("localhost/rolegate:", env!("CARGO_PKG_VERSION")
 const STS_PORT: u16 = 4566;
 const MAX_SESSION: Duration = Duration::from_secs(3_600);
 
-/// How pods are connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PodNetwork {
-    /// All on `cbr0`.
-    Bridge,
-    /// A link of its own for each (CNI plugin `ptp`).
-    Routed,
-}
-
-/// What a node is like.
-#[derive(Clone, Debug)]
-pub struct NodeOptions {
-    /// Its name in Kubernetes.
-    pub name: String,
-    /// How its pods are connected.
-    pub network: PodNetwork,
-    /// The role of its instance.
-    pub role: String,
-    /// Taints that it registers with: key and effect.
-    pub taints: Vec<(String, String)>,
-    /// Its instance; role and access key are those of `role`.
-    pub imds: ImdsConfig,
-}
-
-/// What a cluster is like.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Its nodes, at most nine.
-    pub nodes: Vec<NodeOptions>,
-    /// Whether the agent's image must be there.
-    pub agent_image: bool,
-}
-
 /// A running cluster.
 pub struct Cluster {
     // Ended in this order.
@@ -103,65 +73,12 @@ pub struct Cluster {
     /// STS; it knows the roles `MyPodRole` and `OtherRole`, which trust [`TRUST`].
     pub sts: Sts,
     imds: Vec<Imds>,
+    imds_v6: Vec<Imds>,
     fabric: Arc<Fabric>,
     started: Instant,
     test: String,
     dir: PathBuf,
     _turn: Turn,
-}
-
-// === impl NodeOptions ===
-
-impl NodeOptions {
-    /// A node of the usual role.
-    #[must_use]
-    pub fn new(name: &str, network: PodNetwork) -> Self {
-        Self {
-            name: name.into(),
-            network,
-            role: NODE_ROLE.into(),
-            taints: Vec::new(),
-            imds: ImdsConfig::default(),
-        }
-    }
-
-    /// With this role of the instance.
-    #[must_use]
-    pub fn role(self, role: &str) -> Self {
-        Self { role: role.into(), ..self }
-    }
-
-    /// Registered with this taint.
-    #[must_use]
-    pub fn taint(mut self, key: &str, effect: &str) -> Self {
-        self.taints.push((key.into(), effect.into()));
-        self
-    }
-
-    /// The instance as its IMDS tells it.
-    fn instance(&self) -> ImdsConfig {
-        let role = self.role.rsplit('/').next().unwrap_or_default();
-        ImdsConfig {
-            role_name: Some(role.into()),
-            profile_arn: arn(role).replace(":role/", ":instance-profile/"),
-            access_key_id: format!("{NODE_MARKER}-{}-ACCESS-KEY", self.name.to_uppercase()),
-            ..self.imds.clone()
-        }
-    }
-}
-
-// === impl Options ===
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            nodes: vec![
-                NodeOptions::new(BRIDGE, PodNetwork::Bridge),
-                NodeOptions::new(ROUTED, PodNetwork::Routed),
-            ],
-            agent_image: true,
-        }
-    }
 }
 
 // === impl Cluster ===
@@ -205,14 +122,14 @@ impl Cluster {
 
     fn start(test: &str, options: &Options, turn: Turn) -> Result<Self> {
         let dir = turn.dir()?.to_owned();
-        let fabric = Arc::new(Fabric::new()?);
+        let fabric = Arc::new(Fabric::new(options.dual_stack)?);
         let world = fabric.world();
         let places: Vec<Place> = (0..).take(options.nodes.len()).map(Place::of).collect();
         let names: Vec<&str> = options.nodes.iter().map(|node| &*node.name).collect();
-        let control = ControlPlane::start(world, &dir, &names)?;
+        let control = ControlPlane::start(&fabric, &dir, &names)?;
         let sts = Sts::start(world.listen((WORLD_V4, STS_PORT).into())?)?;
         let mut nodes = Vec::new();
-        let mut imds = Vec::new();
+        let (mut imds, mut imds_v6) = (Vec::new(), Vec::new());
         for (options, place) in options.nodes.iter().zip(&places) {
             let instance = options.instance();
             sts.add_principal(
@@ -221,10 +138,10 @@ impl Cluster {
                 Some(&instance.session_token),
                 &arn(&options.role),
             );
-            imds.push(Imds::start(world.listen(place.imds())?, instance)?);
+            imds.push(Imds::start(world.listen(place.imds())?, instance.clone())?);
+            imds_v6.push(Imds::start(world.listen(place.imds_v6())?, instance)?);
             fabric.imds_for(*place)?;
             let group = turn.group(&options.name);
-            cgroups::make(&group)?;
             let files = Files {
                 dir: dir.join(&options.name),
                 kubelet: control.kubeconfig(&options.name)?,
@@ -238,6 +155,7 @@ impl Cluster {
             control: Mutex::new(control),
             sts,
             imds,
+            imds_v6,
             fabric,
             started: Instant::now(),
             test: test.into(),
@@ -255,13 +173,15 @@ impl Cluster {
     fn bring_up(&self, agent: bool) -> Result<()> {
         self.say("starts");
         let images = images::archive(&self.dir)?;
-        for node in &self.nodes {
+        let start = |node: &Node| -> Result<()> {
             node.start_containerd()?;
             node.import(&images)?;
-            if agent {
-                node.import(&agent_image())?;
-            }
-        }
+            if agent { node.import(&agent_image()) } else { Ok(()) }
+        };
+        std::thread::scope(|scope| {
+            let started: Vec<_> = self.nodes.iter().map(|node| scope.spawn(|| start(node))).collect();
+            started.into_iter().try_for_each(|node| node.join().map_err(|_| anyhow!("a thread panicked"))?)
+        })?;
         self.say("containerd runs on every node, with images");
         {
             let mut control = self.control.lock();
@@ -321,6 +241,16 @@ impl Cluster {
         &self.imds[at.unwrap_or_else(|| panic!("no node {node}"))]
     }
 
+    /// As [`Cluster::imds`], over IPv6; only where the cluster is dual stack.
+    ///
+    /// # Panics
+    /// When there is no such node.
+    #[must_use]
+    pub fn imds_v6(&self, node: &str) -> &Imds {
+        let at = self.nodes.iter().position(|other| other.name() == node);
+        &self.imds_v6[at.unwrap_or_else(|| panic!("no node {node}"))]
+    }
+
     /// Makes or replaces a role of STS.
     ///
     /// # Errors
@@ -333,11 +263,11 @@ impl Cluster {
     /// and of the agents come from the node's own address, and are not among them.
     #[must_use]
     pub fn leaks(&self, start: Instant) -> Vec<Request> {
-        let own: Vec<_> = self.nodes.iter().map(|node| node.place().address()).collect();
-        let mut requests: Vec<_> = self.imds.iter().flat_map(Imds::requests).collect();
-        requests.retain(|request| {
-            request.at >= start && !own.iter().any(|address| request.peer.ip() == *address)
-        });
+        let places = self.nodes.iter().map(Node::place);
+        let own: Vec<IpAddr> =
+            places.flat_map(|place| [place.address().into(), place.address_v6().into()]).collect();
+        let mut requests: Vec<_> = self.imds.iter().chain(&self.imds_v6).flat_map(Imds::requests).collect();
+        requests.retain(|request| request.at >= start && !own.contains(&request.peer.ip().to_canonical()));
         requests
     }
 
@@ -387,7 +317,8 @@ pub fn agent_image() -> PathBuf {
         let program = std::env::current_exe().unwrap_or_default();
         // target/debug/deps/PROGRAM
         let target = program.ancestors().find(|dir| dir.join("debug").is_dir()).map(PathBuf::from);
-        target.unwrap_or_else(|| "target".into()).join("image/rolegate-amd64.oci.tar")
+        let name = format!("image/rolegate-{}.oci.tar", images::architecture());
+        target.unwrap_or_else(|| "target".into()).join(name)
     };
     std::env::var_os("ROLEGATE_IMAGE").map_or_else(built, PathBuf::from)
 }

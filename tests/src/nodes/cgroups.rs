@@ -9,6 +9,10 @@ const ROOT: &str = "/sys/fs/cgroup";
 /// Makes the group `name` in every hierarchy.
 pub(super) fn make(name: &str) -> Result<()> {
     for hierarchy in hierarchies() {
+        // Version 2: the kubelet wants these to be there. Some kernels lack one; it says so itself.
+        for controller in ["cpu", "cpuset", "memory", "pids", "io"] {
+            let _ = std::fs::write(hierarchy.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
         let group = hierarchy.join(name);
         std::fs::create_dir_all(&group).with_context(|| group.display().to_string())?;
         // A new one has no processors and no memory of its own, and would take no process.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use super::fabric::Fabric;
 use super::machine::end_of;
 use crate::clients::cache;
 use crate::kube_api::Authority;
@@ -23,6 +24,7 @@ use crate::topology::WORLD_V4;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Where services have their addresses.
 const SERVICES: &str = "10.96.0.0/16";
+const SERVICES_V6: &str = "fd00:96::/112";
 /// The first of them: the API server's.
 const API_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 const PORT: u16 = 6443;
@@ -36,6 +38,7 @@ pub(super) struct ControlPlane {
     apiserver: Option<Service>,
     _etcd: Service,
     world: Arc<NetNs>,
+    dual_stack: bool,
     dir: PathBuf,
     ca_pem: String,
 }
@@ -61,7 +64,8 @@ impl ControlPlane {
 
     /// Starts etcd and the API server, which needs some seconds: [`ControlPlane::wait_until_ready`]. Users are the
     /// administrator, the control plane's own parts and the nodes.
-    pub(super) fn start(world: &Arc<NetNs>, dir: &Path, nodes: &[&str]) -> Result<Self> {
+    pub(super) fn start(fabric: &Fabric, dir: &Path, nodes: &[&str]) -> Result<Self> {
+        let world = fabric.world();
         let authority = Authority::generate()?;
         let addresses: [IpAddr; 2] = [WORLD_V4.into(), API_SERVICE.into()];
         let identity = authority.certify(&addresses, "kubernetes.default.svc")?;
@@ -82,6 +86,7 @@ impl ControlPlane {
             apiserver: None,
             _etcd: etcd,
             world: Arc::clone(world),
+            dual_stack: fabric.dual_stack(),
             dir: dir.to_owned(),
             ca_pem: authority.pem,
         };
@@ -93,7 +98,7 @@ impl ControlPlane {
     pub(super) fn start_api(&mut self) -> Result<()> {
         if self.apiserver.is_none() {
             let mut command = self.world.command(program("kube-apiserver"));
-            api_flags(&mut command, &self.dir);
+            api_flags(&mut command, &self.dir, self.dual_stack);
             self.apiserver =
                 Some(Service::start("kube-apiserver", &mut command, Some(self.log("apiserver")?))?);
         }
@@ -209,7 +214,8 @@ fn write_users(file: &Path, nodes: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn api_flags(command: &mut Command, dir: &Path) {
+fn api_flags(command: &mut Command, dir: &Path, dual_stack: bool) {
+    let services = if dual_stack { format!("{SERVICES},{SERVICES_V6}") } else { SERVICES.to_owned() };
     let path = |name: &str| dir.join(name).display().to_string();
     command.args([
         format!("--advertise-address={WORLD_V4}"),
@@ -221,7 +227,7 @@ fn api_flags(command: &mut Command, dir: &Path) {
         format!("--token-auth-file={}", path("tokens.csv")),
         format!("--service-account-key-file={}", path("sa.pub")),
         format!("--service-account-signing-key-file={}", path("sa.key")),
-        format!("--service-cluster-ip-range={SERVICES}"),
+        format!("--service-cluster-ip-range={services}"),
         "--service-account-issuer=https://kubernetes.default.svc".into(),
         "--authorization-mode=Node,RBAC".into(),
         "--etcd-servers=http://127.0.0.1:2379".into(),

@@ -83,6 +83,7 @@ fn busybox() -> Result<PathBuf> {
         .context("`busybox` is not installed")
 }
 
-fn architecture() -> &'static str {
+/// As images name it.
+pub(super) fn architecture() -> &'static str {
     if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }

@@ -8,9 +8,10 @@ use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use super::cgroups;
 use super::containerd::Containerd;
 use super::control_plane::program;
-use super::fabric::{Fabric, PODS, Place};
+use super::fabric::{Fabric, PODS, PODS_V6, Place};
 use super::machine::{Daemon, Machine};
 use super::{NodeOptions, PodNetwork};
 use crate::netns::NetNs;
@@ -144,11 +145,14 @@ impl Node {
         }
         if state.machine.is_none() {
             let ns = state.ns.as_ref().context("the network was made")?;
+            // No group outlives a computer's end; the kubelet would look for the processes of each, for seconds.
+            cgroups::remove(&self.files.group);
+            cgroups::make(&self.files.group)?;
             state.machine = Some(Arc::new(Machine::start(&self.files.dir, ns)?));
         }
         if state.containerd.is_none() {
             let machine = state.machine.as_ref().context("the machine was started")?;
-            let network = network(self.options.network, self.place);
+            let network = network(self.options.network, self.place, self.fabric.dual_stack());
             state.containerd = Some(Containerd::start(machine, Some(&network))?);
         }
         Ok(())
@@ -166,12 +170,16 @@ impl Node {
         }
         let config = self.files.dir.join("kubelet.json");
         std::fs::write(&config, self.kubelet_config().to_string())?;
+        let mut addresses = self.place.address().to_string();
+        if self.fabric.dual_stack() {
+            addresses = format!("{addresses},{}", self.place.address_v6());
+        }
         let mut command = machine.command(program("kubelet"));
         command.args([
             format!("--config={}", config.display()),
             format!("--kubeconfig={}", self.files.kubelet.display()),
             format!("--hostname-override={}", self.name()),
-            format!("--node-ip={}", self.place.address()),
+            format!("--node-ip={addresses}"),
         ]);
         state.kubelet = Some(machine.daemon("kubelet", command)?);
         Ok(())
@@ -201,11 +209,12 @@ impl Node {
         if state.proxy.is_some() {
             return Ok(());
         }
+        let pods = if self.fabric.dual_stack() { format!("{PODS},{PODS_V6}") } else { PODS.to_owned() };
         let mut command = machine.command(program("kube-proxy"));
         command
             .arg(format!("--kubeconfig={}", self.files.proxy.display()))
             .arg(format!("--hostname-override={}", self.name()))
-            .arg(format!("--cluster-cidr={PODS}"))
+            .arg(format!("--cluster-cidr={pods}"))
             // Sysctls of connection tracking are not writable in a namespace.
             .args(["--proxy-mode=iptables", "--conntrack-max-per-core=0", "--conntrack-min=0"])
             .args(["--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0"]);
@@ -273,12 +282,14 @@ impl Node {
 }
 
 /// The CNI configuration: as kubenet has it, or a routed link for each pod, as Calico and the VPC CNI do.
-fn network(kind: PodNetwork, place: Place) -> Value {
-    let ipam = json!({
-        "type": "host-local",
-        "ranges": [[{"subnet": place.pods(), "gateway": place.gateway()}]],
-        "routes": [{"dst": "0.0.0.0/0"}],
-    });
+fn network(kind: PodNetwork, place: Place, dual_stack: bool) -> Value {
+    let mut ranges = vec![json!([{"subnet": place.pods(), "gateway": place.gateway()}])];
+    let mut routes = vec![json!({"dst": "0.0.0.0/0"})];
+    if dual_stack {
+        ranges.push(json!([{"subnet": place.pods_v6(), "gateway": place.gateway_v6()}]));
+        routes.push(json!({"dst": "::/0"}));
+    }
+    let ipam = json!({"type": "host-local", "ranges": ranges, "routes": routes});
     let plugin = match kind {
         PodNetwork::Bridge => json!({
             "type": "bridge", "bridge": "cbr0", "isGateway": true, "ipMasq": true, "hairpinMode": true, "ipam": ipam,

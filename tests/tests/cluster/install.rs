@@ -3,6 +3,7 @@
 use rolegate_tests::http::Client;
 use rolegate_tests::nodes::{BRIDGE, Cluster, Options, ROUTED, python, sdk_pod, tools_pod};
 use rolegate_tests::skip;
+use rolegate_tests::topology::imds_v6;
 use rolegate_tests::world::{NODE_ROLE, arn};
 use serde_json::Value;
 
@@ -16,14 +17,15 @@ fn chart_installed_with_helm_gives_pods_of_both_nodes_their_roles_and_nothing_el
     if let Some(why) = Cluster::helm_missing() {
         return skip(NAME, &why);
     }
-    let Some(cluster) = Cluster::for_test(NAME, &Options::default()) else { return };
+    let options = Options { dual_stack: true, ..Options::default() };
+    let Some(cluster) = Cluster::for_test(NAME, &options) else { return };
     cluster.namespace("shop", &["MyPodRole"]).unwrap();
     // Before the agent: it finds pods that run already.
     for node in [BRIDGE, ROUTED] {
         cluster.apply(&sdk_pod("shop", &format!("mine-{node}"), node, Some("MyPodRole"))).unwrap();
         cluster.apply(&tools_pod("shop", &format!("none-{node}"), node, None)).unwrap();
     }
-    cluster.install(&[]).unwrap();
+    cluster.install(&["--set=host.ip=$(HOST_IPS)"]).unwrap();
     let closed = tokio::time::Instant::now();
     cluster.say("agents are ready");
     for node in [BRIDGE, ROUTED] {
@@ -51,14 +53,18 @@ fn pod_gets_its_role(cluster: &Cluster, pod: &str) {
     let key = cluster.exec("shop", pod, &[&python(), "-c", BOTO3]).unwrap();
     let issued = cluster.sts.issued(key.trim()).unwrap_or_else(|| panic!("{pod}: {key:?} is no session"));
     assert_eq!(issued.role, arn("MyPodRole"), "{pod}");
+    let net = cluster.pod_net("shop", pod).unwrap();
+    assert_eq!(Client::new(&net, imds_v6()).get(ROLES).unwrap().text(), "MyPodRole", "{pod}");
 }
 
 fn pods_get_their_refusals(cluster: &Cluster, node: &str) {
     let (none, other) = (format!("none-{node}"), format!("other-{node}"));
     cluster.ready("shop", &none).unwrap();
     let net = cluster.pod_net("shop", &none).unwrap();
-    let answer = Client::imds(&net).get(ROLES).unwrap();
-    assert_eq!((answer.status, answer.text()), (404, String::new()), "{none}");
+    for client in [Client::imds(&net), Client::new(&net, imds_v6())] {
+        let answer = client.get(ROLES).unwrap();
+        assert_eq!((answer.status, answer.text()), (404, String::new()), "{none}");
+    }
 
     cluster.ready("shop", &other).unwrap();
     let net = cluster.pod_net("shop", &other).unwrap();

