@@ -55,7 +55,7 @@ impl Desk {
     /// A desk, or nothing after the word on what is missing for it.
     pub(crate) fn for_test(test: &str) -> Option<Self> {
         let missing = || {
-            let programs = ["kubectl", "curl"].into_iter().find(|program| !netns::on_path(program));
+            let programs = ["kubectl", "curl", "nft"].into_iter().find(|program| !netns::on_path(program));
             World::missing()
                 .or_else(RealApi::missing)
                 .or_else(Moto::missing)
