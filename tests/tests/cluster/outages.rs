@@ -106,7 +106,7 @@ fn agent_that_is_not_ready_is_shown_so(cluster: &Cluster, node: &str) {
     set_rights(cluster, &json!([rule("pods")]));
     let former = cluster.agent_pod(node).unwrap();
     cluster.kubectl(&["delete", "pod", "-n", NAMESPACE, &former]).unwrap();
-    agent_waits_for(cluster, node, "namespaces: cannot list namespaces: forbidden");
+    agent_waits_for(cluster, node, "[-]namespaces cannot list namespaces: forbidden");
     let agent = cluster.agent_pod(node).unwrap();
     let not_ready = || {
         let ready = ready_condition(cluster, &agent);
@@ -141,7 +141,7 @@ fn known_pods_are_served_without_the_api_server(cluster: &Cluster, askers: &Aske
     cluster.stop_api();
     let begin = Instant::now();
     for node in [BRIDGE, ROUTED] {
-        agent_waits_for(cluster, node, "pods: ");
+        agent_waits_for(cluster, node, "[-]pods ");
     }
     assert!(begin.elapsed().as_secs() > 30, "what is known stays in force for 75 s");
     cluster.say("without the API server agents are not ready");
