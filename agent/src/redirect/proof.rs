@@ -72,6 +72,9 @@ impl Proof {
                 found = %others,
                 "the guards do not see what these forward by themselves: have a CiliumLocalRedirectPolicy bring pods' requests here and an egressDeny close the rest (deploy/cilium)"
             );
+        } else if others.programs.is_empty() && !others.cilium {
+            // A container with the runtime's usual profile: the operator has chosen, and there is nothing to be done.
+            info!(reason = %others, "whether programs forward pods' packets past redirect and guards cannot be seen");
         } else {
             warn!(found = %others, redirect = self.choice.mode.as_str(), "programs may forward pods' packets past redirect and guards");
         }
