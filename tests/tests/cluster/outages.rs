@@ -187,8 +187,12 @@ fn known_pods_are_served_while_kubelet_and_api_server_are_away() {
     cluster.node(ROUTED).wait_for_kubelet().unwrap();
     for node in [BRIDGE, ROUTED] {
         agent_is_ready(&cluster, node);
+    }
+    cluster.say("agents are ready");
+    for node in [BRIDGE, ROUTED] {
         node_is(&cluster, node, "True");
     }
+    cluster.say("nodes are Ready");
     assert_eq!(askers.failed_since(&mark), [], "nobody was refused in all that time");
     for node in [BRIDGE, ROUTED] {
         run(&cluster, &format!("new-{node}"), node, Some("MyPodRole"));
