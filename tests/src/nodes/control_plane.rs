@@ -174,7 +174,11 @@ impl ControlPlane {
             "users": [{"name": "test", "user": {"token": token(user)}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         });
-        std::fs::write(&file, text.to_string())?;
+        let text = text.to_string();
+        // Others may be reading it.
+        if std::fs::read_to_string(&file).ok().as_ref() != Some(&text) {
+            std::fs::write(&file, text)?;
+        }
         Ok(file)
     }
 

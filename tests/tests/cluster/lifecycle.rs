@@ -60,7 +60,7 @@ fn taints(cluster: &Cluster, node: &str) -> String {
     cluster.kubectl(&["get", "node", node, "--output=jsonpath={.spec.taints}"]).unwrap()
 }
 
-/// The state of the agent's pods: whether the guard has done its work, and the agent itself ends with 64.
+/// In both agents' pods the guard has done its work, and the agent itself ends with 64.
 fn guards_stand_and_agents_fail(cluster: &Cluster) -> bool {
     let selector = "app.kubernetes.io/name=rolegate,app.kubernetes.io/component=agent";
     let pods = cluster.kubectl(&["get", "pods", "-n", NAMESPACE, "-l", selector, "-o", "json"]).unwrap();
@@ -86,7 +86,7 @@ fn install_broken(cluster: &Cluster) {
     cluster.helm(&[&args[..], &values].concat()).unwrap();
 }
 
-/// Has these askers fail twice from now on; what they got in all.
+/// These askers fail twice from now on.
 fn get_nothing(askers: &[&Asker]) {
     for asker in askers {
         asker.wait_for(2, |got| matches!(got, Got::Failed(_))).unwrap();

@@ -93,7 +93,7 @@ fn ready_condition(cluster: &Cluster, pod: &str) -> Value {
     conditions.into_iter().find(|it| it["type"] == "Ready").unwrap_or_default()
 }
 
-/// What the agent's ClusterRole grants besides `verb` on `resource`.
+/// Has the agent's ClusterRole grant this and nothing else.
 fn set_rights(cluster: &Cluster, rules: &Value) {
     let patch = json!({"rules": rules}).to_string();
     cluster.kubectl(&["patch", "clusterrole", "rolegate", "--type=merge", "--patch", &patch]).unwrap();
