@@ -24,7 +24,8 @@ const PROMETHEUS: &str = "--as=system:serviceaccount:monitoring:prometheus";
 /// Prometheus with the job of the page, given what its discovery finds with the rights of the page: Debian's Prometheus
 /// is built without that of Kubernetes.
 fn prometheus(cluster: &Cluster, dir: &tempfile::TempDir) -> Prometheus {
-    let [rights, job] = examples()[..] else { panic!("rights and a job") };
+    let example = |with: &str| examples().into_iter().find(|example| example.contains(with)).unwrap();
+    let (rights, job) = (example("kind: ServiceAccount"), example("scrape_configs:"));
     cluster.kubectl(&["create", "namespace", "monitoring"]).unwrap();
     cluster.apply(rights).unwrap();
     let mut config: Value = serde_saphyr::from_str(job).unwrap();
