@@ -39,7 +39,7 @@ fn shell_pod(name: &str, node: &str, role: &str, script: &str) -> Value {
 /// A pod that asks until it is served, as an SDK with its retries does, and ends. (With -T Debian's busybox crashes.)
 fn asking_pod(n: usize, role: &str) -> Value {
     let script = format!(
-        "for n in $(seq 60); do wget -q -O - {LIST}{role} && echo && echo served after $n && exit 0; sleep 1; done
+        "for n in $(seq 400); do wget -q -O - {LIST}{role} && echo && echo served after $n && exit 0; sleep 1; done
          exit 1"
     );
     shell_pod(&format!("crowd-{n}"), BRIDGE, role, &script)
