@@ -30,16 +30,7 @@ pub(super) struct Turn {
 impl Turn {
     /// Waits until no other cluster runs on this machine.
     pub(super) fn wait(test: &str) -> Result<Self> {
-        let path = cache().join("cluster.lock");
-        std::fs::create_dir_all(cache())?;
-        let file = File::create(&path).with_context(|| path.display().to_string())?;
-        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((file, _)) => {
-                let _ = writeln!(std::io::stderr(), "{test}: waits for another cluster to end");
-                Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error)?
-            }
-        };
+        let lock = lock(test)?;
         remove_stale();
         Ok(Self { dir: directory(std::process::id()), _lock: lock })
     }
@@ -59,19 +50,35 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         clear(std::process::id());
-        let left = nothing_left();
+        let left = remains_in_time();
         if !std::thread::panicking() {
             assert!(left.is_ok(), "{left:?}");
         }
     }
 }
 
+/// Waits until no other cluster runs on this machine, and says so if one does.
+fn lock(test: &str) -> Result<Flock<File>> {
+    let path = cache().join("cluster.lock");
+    std::fs::create_dir_all(cache())?;
+    let file = File::create(&path).with_context(|| path.display().to_string())?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).or_else(|(file, _)| {
+        let _ = writeln!(std::io::stderr(), "{test}: waits for another cluster to end");
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
+    })
+}
+
 /// Proves that this process has no cluster any more: no network namespace, control group, directory, mount or
-/// process of one is left.
+/// process of one is left. Another test's cluster is waited for.
 ///
 /// # Errors
 /// What is left, in words.
-pub fn nothing_left() -> Result<(), Vec<String>> {
+pub fn nothing_left(test: &str) -> Result<(), Vec<String>> {
+    let _lock = lock(test).map_err(|error| vec![error.to_string()])?;
+    remains_in_time()
+}
+
+fn remains_in_time() -> Result<(), Vec<String>> {
     let mut left = remains(std::process::id());
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !left.is_empty() && tokio::time::Instant::now() < deadline {

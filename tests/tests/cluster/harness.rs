@@ -6,8 +6,9 @@ use rolegate_tests::nodes::{BRIDGE, Cluster, Options, ROUTED, nothing_left, tool
 
 #[test]
 fn nodes_end_and_come_back_and_a_panic_leaves_nothing_of_the_cluster() {
+    const NAME: &str = "cluster::harness";
     let options = Options { agent_image: false, ..Options::default() };
-    let Some(cluster) = Cluster::for_test("cluster::harness", &options) else { return };
+    let Some(cluster) = Cluster::for_test(NAME, &options) else { return };
     for node in [BRIDGE, ROUTED] {
         cluster.apply(&tools_pod("default", node, node, None)).unwrap();
     }
@@ -34,7 +35,7 @@ fn nodes_end_and_come_back_and_a_panic_leaves_nothing_of_the_cluster() {
         panic!("on purpose");
     }));
     panic.unwrap_err();
-    assert_eq!(nothing_left(), Ok(()));
+    assert_eq!(nothing_left(NAME), Ok(()));
 }
 
 /// Ends a node, starts it again, and waits until its pod's container was made again.
