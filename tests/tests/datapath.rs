@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use rolegate_tests::agent::Agent;
@@ -332,7 +333,8 @@ fn killed_agent_leaves_pods_refused_until_it_is_back() {
     agent.kill9().unwrap();
     for client in [pod.imds(), pod.imds_v6()] {
         let error = client.get(LIST).unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{error}");
+        // Reset, if the agent was killed while it started iptables: until that is executed, the child has the sockets.
+        assert!(matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset), "{error}");
     }
     let again = world.agent(&[]).unwrap();
     assert_eq!(pod.imds().credentials().unwrap()["Code"], "Success");
