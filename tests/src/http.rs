@@ -38,6 +38,13 @@ pub struct Connection<S = TcpStream> {
     stream: BufReader<S>,
 }
 
+/// Whether nobody listened. Reset instead of refused: an agent that is killed while it starts iptables leaves a child that
+/// has its listening sockets until it is executed.
+#[must_use]
+pub fn nobody_listens(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset)
+}
+
 // === impl Response ===
 
 impl Response {
