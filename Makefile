@@ -20,9 +20,9 @@ FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
 # Flags of the end-to-end benchmarks, such as --output=json (`target/release/e2e --help`).
 E2E_FLAGS ?=
-CAPTURES_FLAGS ?=
 FAIRNESS_FLAGS ?=
 HERD_FLAGS ?=
+REPORT_FLAGS ?=
 # amd64 or arm64.
 IMAGE_ARCH ?= $(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(shell uname -m)))
 # Suites that run a second time, against a real API server, where one could be built.
@@ -71,14 +71,19 @@ deny: rust $(ROLEGATE_CACHE)/bin/cargo-deny ## licences, sources, duplicate and 
 	$(ROLEGATE_CACHE)/bin/cargo-deny -L error --locked check --hide-inclusion-graph bans licenses sources
 
 .PHONY: bench
-bench: rust ## the hot path step by step, the captures, the agent end to end, neighbours of hostile pods, a herd
+bench: rust ## the hot path step by step, the agent and other servers end to end, neighbours of hostile pods, a herd
 	cargo bench --workspace
 	cargo build --release -p rolegate -p rolegate-benches --bins
 	@export ROLEGATE_BIN="$$(realpath $(TARGET)/release/rolegate)"; \
-	tests/tools/as-root.sh $(TARGET)/release/captures $(CAPTURES_FLAGS); \
 	tests/tools/as-root.sh $(TARGET)/release/e2e $(E2E_FLAGS); \
 	tests/tools/as-root.sh $(TARGET)/release/fairness $(FAIRNESS_FLAGS); \
 	tests/tools/as-root.sh $(TARGET)/release/herd $(HERD_FLAGS)
+
+.PHONY: bench-report
+bench-report: rust ## docs/performance.md: its tables and plots, measured anew (eight minutes of a quiet machine)
+	cargo build --release -p rolegate -p rolegate-benches --bins
+	@export ROLEGATE_BIN="$$(realpath $(TARGET)/release/rolegate)"; \
+	tests/tools/as-root.sh $(TARGET)/release/report --figures $(TARGET)/bench $(REPORT_FLAGS)
 
 .PHONY: fuzz
 fuzz: rust $(ROLEGATE_CACHE)/bin/cargo-fuzz ## every fuzz target (or FUZZ_TARGETS) for FUZZ_SECONDS each

@@ -1,10 +1,14 @@
 //! Flags that several programs have.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use bytes::Bytes;
 use clap::{Args, ValueEnum};
+use hyper::header::{HeaderName, HeaderValue};
 
+use crate::bare::Answer;
 use crate::load::{Plan, Target};
 use crate::process::pin_process;
 
@@ -48,6 +52,50 @@ pub enum Output {
     Json,
 }
 
+/// What a yardstick answers.
+#[derive(Args, Clone, Debug)]
+pub struct AnswerFlags {
+    /// File with the body.
+    #[arg(long)]
+    pub body: PathBuf,
+    /// `PATH=FILE`: the body of answers to that path.
+    #[arg(long = "other")]
+    pub others: Vec<String>,
+    /// Header lines of the answer.
+    #[arg(long = "header", default_values = ["server: EC2ws", "content-type: text/plain"])]
+    pub headers: Vec<String>,
+}
+
+// === impl AnswerFlags ===
+
+impl AnswerFlags {
+    /// The answer, from its files.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or a line is no header.
+    pub fn answer(&self) -> Result<Answer> {
+        let others = self.others.iter().map(|other| {
+            let (path, file) =
+                other.split_once('=').with_context(|| format!("{other:?} is not PATH=FILE"))?;
+            Ok((path.to_owned(), read(file.as_ref())?))
+        });
+        Ok(Answer {
+            headers: self.headers.iter().map(|line| header(line)).collect::<Result<_>>()?,
+            body: read(&self.body)?,
+            others: others.collect::<Result<_>>()?,
+        })
+    }
+}
+
+fn read(file: &Path) -> Result<Bytes> {
+    Ok(std::fs::read(file).with_context(|| format!("{}", file.display()))?.into())
+}
+
+fn header(line: &str) -> Result<(HeaderName, HeaderValue)> {
+    let (name, value) = line.split_once(':').with_context(|| format!("{line:?} is no header line"))?;
+    Ok((name.trim().parse()?, value.trim().parse()?))
+}
+
 // === impl LoadFlags ===
 
 impl LoadFlags {
@@ -63,6 +111,7 @@ impl LoadFlags {
             duration: Duration::try_from_secs_f64(self.seconds)?,
             connections: self.connections,
             requests,
+            keep: false,
         })
     }
 }

@@ -1,13 +1,23 @@
-//! The end-to-end latency harness: what programs `e2e`, `latency` and `bare-hyper` are made of.
+//! The end-to-end latency harness: what programs `e2e`, `fairness`, `herd`, `latency` and `report` are made of.
 //!
-//! `e2e` sets up a node and measures the agent on it; `latency` measures whatever servers there are. Both send
-//! to several servers in one run and compare them; only such ratios mean anything on a machine that does other
-//! things as well.
+//! `e2e` sets up nodes and measures the agent on them beside other servers; `latency` measures whatever servers there
+//! are; `report` runs everything and draws docs/performance.md. Servers are compared within one run alone: only such
+//! ratios mean anything on a machine that does other things as well.
 
 pub mod bare;
+pub mod blocking;
+mod exchange;
+pub mod figures;
 pub mod flags;
 pub mod load;
+pub mod machine;
 pub mod measure;
+pub mod page;
+pub mod plot;
 pub mod process;
 pub mod report;
+pub mod rounds;
 pub mod scene;
+pub mod stage;
+pub mod svg;
+pub mod syscalls;

@@ -3,8 +3,7 @@
 //! Latency counts from the time that a request was due, not from when it was sent: a server that stalls
 //! is charged for every request that it made wait ("coordinated omission").
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,11 +12,10 @@ use anyhow::{Context, bail, ensure};
 use hdrhistogram::Histogram;
 use tokio::time::Instant;
 
+use crate::exchange::{Kept, ask};
+
 /// Longest latency that is told from longer ones.
 const LONGEST: Duration = Duration::from_secs(60);
-
-/// After so long a connection, or a read from it, has failed.
-const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Digits that the histograms keep.
 const DIGITS: u8 = 3;
@@ -49,6 +47,8 @@ pub struct Plan {
     /// What is sent in one turn, the bytes of one request after the other, each on a connection of its own: the
     /// next one leaves when the one before is answered, and the turn's latency is that of all.
     pub requests: Vec<Vec<u8>>,
+    /// Use connections again that the server leaves open, as each of `connections` clients would.
+    pub keep: bool,
 }
 
 /// What one server did.
@@ -105,13 +105,7 @@ impl Plan {
     fn target(&self, index: u64) -> usize {
         let count = self.targets.len() as u64;
         let (round, place) = (index / count, index % count);
-        let mut order: Vec<usize> = (0..self.targets.len()).collect();
-        // Fisher-Yates with a hash of the round for chance: the same in every run.
-        for last in (1..order.len()).rev() {
-            let chance = mix(round.wrapping_mul(31).wrapping_add(last as u64));
-            let other = usize::try_from(chance % (last as u64 + 1)).unwrap_or(0);
-            order.swap(last, other);
-        }
+        let order = shuffled(self.targets.len(), round);
         usize::try_from(place).ok().and_then(|place| order.get(place).copied()).unwrap_or(0)
     }
 
@@ -155,6 +149,7 @@ impl Plan {
         nix::sys::prctl::set_timerslack(1)?;
         let mut outcomes = self.outcomes()?;
         let mut answer = Vec::with_capacity(4 << 10);
+        let mut kept: Vec<_> = self.targets.iter().map(|_| Kept::default()).collect();
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             if index >= self.turns() {
@@ -165,7 +160,10 @@ impl Plan {
             sleep_until(begin + due);
             let lateness = (begin + due).elapsed();
             let addr = self.targets[target].addr;
-            let result = self.requests.iter().try_for_each(|request| ask(addr, request, &mut answer));
+            let result = self.requests.iter().try_for_each(|request| match self.keep {
+                true => kept[target].ask(addr, request, &mut answer),
+                false => ask(addr, request, &mut answer),
+            });
             let latency = (begin + due).elapsed();
             if due >= self.warm_up {
                 outcomes[target].record(lateness, latency, result);
@@ -220,29 +218,6 @@ impl Outcome {
     }
 }
 
-/// One request on a connection of its own, read to its end.
-fn ask(addr: SocketAddr, request: &[u8], answer: &mut Vec<u8>) -> anyhow::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&addr, TIMEOUT).context("connect")?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.write_all(request).context("write")?;
-    answer.clear();
-    stream.read_to_end(answer).context("read")?;
-    if !is_whole(answer) {
-        let line = answer.split(|byte| *byte == b'\r').next().unwrap_or_default();
-        bail!("answered {:?}, {} bytes", String::from_utf8_lossy(line), answer.len());
-    }
-    Ok(())
-}
-
-/// A 200 with as much body as it says.
-fn is_whole(answer: &[u8]) -> bool {
-    let Some(head_end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
-    let head = String::from_utf8_lossy(&answer[..head_end]).to_ascii_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
-    let length = length.and_then(|length| length.trim().parse::<usize>().ok());
-    head.starts_with("http/1.1 200") && length == Some(answer.len() - head_end - 4)
-}
-
 fn sleep_until(when: Instant) {
     let left = when.saturating_duration_since(Instant::now());
     if !left.is_zero() {
@@ -252,6 +227,18 @@ fn sleep_until(when: Instant) {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The numbers below `count` in an order that depends on `seed`: the same in every run.
+pub(crate) fn shuffled(count: usize, seed: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    // Fisher-Yates with a hash of the seed for chance.
+    for last in (1..order.len()).rev() {
+        let chance = mix(seed.wrapping_mul(31).wrapping_add(last as u64));
+        let other = usize::try_from(chance % (last as u64 + 1)).unwrap_or(0);
+        order.swap(last, other);
+    }
+    order
 }
 
 /// SplitMix64's finaliser.
@@ -275,6 +262,7 @@ mod tests {
             duration: Duration::from_secs(2),
             connections: 1,
             requests: Vec::new(),
+            keep: false,
         }
     }
 
@@ -307,13 +295,5 @@ mod tests {
         for wrong in ["agent", "=1.2.3.4:5", "a=b", "a=1.2.3.4:5@x"] {
             assert!(wrong.parse::<Target>().is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn half_an_answer_is_none() {
-        assert!(is_whole(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
-        assert!(!is_whole(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok"));
-        assert!(!is_whole(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"));
-        assert!(!is_whole(b""));
     }
 }

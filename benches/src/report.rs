@@ -1,12 +1,12 @@
 //! The figures of a run, as a table for people and JSON for machines.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use crate::load::Outcome;
+use crate::process::Cpu;
 
 /// One server's figures.
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ pub struct Row {
     /// Its outcome.
     pub outcome: Outcome,
     /// CPU time that its process took meanwhile.
-    pub cpu: Option<Duration>,
+    pub cpu: Option<Cpu>,
     /// Requests that each latency is of.
     pub requests_per_turn: usize,
 }
@@ -38,7 +38,7 @@ impl Row {
     pub fn cpu_per_request(&self) -> Option<f64> {
         let turns = self.answered() + self.outcome.errors;
         let requests = float(turns * self.requests_per_turn as u64);
-        self.cpu.filter(|_| requests > 0.0).map(|cpu| cpu.as_secs_f64() * 1e6 / requests)
+        self.cpu.filter(|_| requests > 0.0).map(|cpu| cpu.total.as_secs_f64() * 1e6 / requests)
     }
 
     fn micros(&self, quantile: f64) -> f64 {

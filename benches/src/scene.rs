@@ -1,27 +1,26 @@
-//! A node with the agent and the yardstick on it, side by side: the same pod reaches both, each through a rule
-//! of the node that redirects an address on port 80 to the server's port.
+//! A node with the agent and other servers on it, side by side: the same pod reaches all of them, each in a way of its own
+//! that is like the agent's.
+
+mod servers;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use rolegate_tests::agent::{Agent, binary};
 use rolegate_tests::hostile::LARGE;
 use rolegate_tests::http::{Client, Response};
 use rolegate_tests::imds::ImdsConfig;
 use rolegate_tests::kube_api::Pod;
-use rolegate_tests::topology::{NODE_V4, PodNet, imds_v4};
+use rolegate_tests::netns::NetNs;
+use rolegate_tests::topology::{PodNet, imds_v4};
 use rolegate_tests::world::{NODE, Options, RunningPod, World};
 
+use self::servers::Answers;
+pub use self::servers::{Kind, Server, Way};
 use crate::load::Target;
 
-/// Redirected to the yardstick as 169.254.169.254 is to the agent.
-const BARE_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 253);
-const BARE_PORT: u16 = 8182;
 const NAMESPACE: &str = "default";
 const ROLE: &str = "MyPodRole";
 /// The role that attacks ask for.
@@ -30,6 +29,7 @@ const HOSTILE_ROLE: &str = "OtherRole";
 const LARGEST_TEXT: usize = 64 * 1024;
 const TOKEN_PATH: &str = "/latest/api/token";
 const LIST_PATH: &str = "/latest/meta-data/iam/security-credentials/";
+const INSTANCE_PATH: &str = "/latest/meta-data/instance-id";
 const TOKEN_SECONDS: u32 = 21_600;
 /// Objects around the pods that are measured: as many fit under 100.97.0.0/16.
 const MOST_PODS: u16 = 10_000;
@@ -37,13 +37,13 @@ const MOST_PODS: u16 = 10_000;
 /// Everything that is measured, running.
 pub struct Scene {
     // In this order they end: the pod's link before the node.
-    bare: Bare,
+    servers: Vec<Server>,
     agent: Agent,
     pod: RunningPod,
     hostile: RunningPod,
     _other: RunningPod,
-    token: String,
-    _world: World,
+    answers: Answers,
+    world: World,
 }
 
 /// What is sent in a turn, and what it is called.
@@ -53,6 +53,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// One after the other.
     pub requests: Vec<Vec<u8>>,
+    /// Clients would have their connections kept.
+    pub keep: bool,
 }
 
 /// How large the cluster is.
@@ -64,16 +66,11 @@ pub struct Size {
     pub namespaces: u32,
 }
 
-/// The yardstick's process. Dropping it ends it.
-struct Bare {
-    child: Child,
-    _bodies: tempfile::TempDir,
-}
-
 // === impl Scene ===
 
 impl Scene {
-    /// Starts the world, the agent with `flags` as well as the usual ones, three pods, and the yardstick.
+    /// Starts the world, the agent with `flags` as well as the usual ones, three pods, and the yardstick, which is reached
+    /// as the agent is.
     /// `progress` hears what is being done.
     ///
     /// # Errors
@@ -97,46 +94,92 @@ impl Scene {
             ensure!(document["Code"] == "Success", "{document}");
         }
         let token = client.imds().imds_token(TOKEN_SECONDS)?;
+        let answers = Answers {
+            document: client.imds().document(ROLE, &token)?,
+            list: client.imds().role_list(&token)?,
+            token,
+        };
+        let servers = Vec::new();
+        let mut scene = Self { servers, agent, pod: client, hostile, _other: other, answers, world };
         progress("the yardstick");
-        let bare = Bare::start(&world, &client, &token)?;
-        let scene = Self { bare, agent, pod: client, hostile, _other: other, token, _world: world };
-        scene.check_answers()?;
+        let way = if routes(flags) { Way::Route } else { Way::Dnat };
+        scene.add(Kind::Hyper, way)?;
         Ok(scene)
+    }
+
+    /// Starts a further server and compares what it answers with what the agent does.
+    ///
+    /// # Errors
+    /// When it does not start, or answers something else.
+    pub fn add(&mut self, kind: Kind, way: Way) -> Result<()> {
+        let place = u8::try_from(self.servers.len())?;
+        let server = Server::start(&self.world, &self.pod.net, &self.answers, (kind, way), place)?;
+        self.check_answers(kind, &server)?;
+        self.servers.push(server);
+        Ok(())
     }
 
     /// What is measured.
     #[must_use]
     pub fn scenarios(&self) -> Vec<Scenario> {
-        let list = self.get(LIST_PATH);
-        let document = self.get(&document_path());
+        let closing = "Connection: close\r\n";
+        let list = self.get(LIST_PATH, closing);
+        let document = self.get(&document_path(), closing);
+        let kept = self.get(&document_path(), "");
         let put = format!(
             "PUT {TOKEN_PATH} HTTP/1.1\r\nHost: 169.254.169.254\r\nConnection: close\r\n\
              X-aws-ec2-metadata-token-ttl-seconds: {TOKEN_SECONDS}\r\nContent-Length: 0\r\n\r\n"
-        );
+        )
+        .into_bytes();
+        let scenario = |name, requests| Scenario { name, requests, keep: false };
         vec![
-            Scenario { name: "document", requests: vec![document.clone()] },
-            Scenario { name: "list+document", requests: vec![list, document] },
-            Scenario { name: "token", requests: vec![put.into_bytes()] },
+            scenario("document", vec![document.clone()]),
+            scenario("list+document", vec![list.clone(), document.clone()]),
+            scenario("token", vec![put.clone()]),
+            scenario("sdk", vec![put, list, document]),
+            Scenario { keep: true, ..scenario("keep-alive", vec![kept]) },
         ]
+    }
+
+    /// What the agent asks IMDS for on a pod's behalf, and what IMDS is asked itself: without a token, which
+    /// it did not make.
+    #[must_use]
+    pub fn passthrough(&self) -> Scenario {
+        let ask =
+            format!("GET {INSTANCE_PATH} HTTP/1.1\r\nHost: 169.254.169.254\r\nConnection: close\r\n\r\n");
+        Scenario { name: "passthrough", requests: vec![ask.into_bytes()], keep: false }
     }
 
     /// The yardstick and the agent, in this order.
     #[must_use]
     pub fn targets(&self) -> Vec<Target> {
-        let target = |name: &str, addr, pid| Target {
-            name: name.to_owned(),
-            addr: SocketAddr::V4(addr),
-            pid: Some(pid),
-        };
-        let at = |ip| std::net::SocketAddrV4::new(ip, 80);
-        let agent = at(rolegate_tests::topology::IMDS_V4);
-        vec![target("bare", at(BARE_V4), self.bare.pid()), target("agent", agent, self.agent_pid())]
+        let target = |name: &str, addr, pid| Target { name: name.to_owned(), addr, pid: Some(pid) };
+        let bare = self.servers.first().map(|bare| target("bare", bare.addr(), bare.pid()));
+        bare.into_iter().chain([target("agent", imds_v4(), self.agent_pid())]).collect()
     }
 
     /// The agent.
     #[must_use]
     pub fn agent(&self) -> &Agent {
         &self.agent
+    }
+
+    /// What runs beside it, the yardstick first.
+    #[must_use]
+    pub fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    /// The network of the pod that asks.
+    #[must_use]
+    pub fn pod(&self) -> &NetNs {
+        self.pod.net.ns()
+    }
+
+    /// The node's own network, from where IMDS itself is reached.
+    #[must_use]
+    pub fn node(&self) -> &NetNs {
+        self.world.topology.node()
     }
 
     /// The network of a pod that may do harm.
@@ -151,10 +194,10 @@ impl Scene {
         self.agent.pid().as_raw()
     }
 
-    /// The processes of both servers.
+    /// The processes of all servers.
     #[must_use]
     pub fn server_pids(&self) -> Vec<i32> {
-        self.targets().iter().filter_map(|target| target.pid).collect()
+        self.servers.iter().map(Server::pid).chain([self.agent_pid()]).collect()
     }
 
     /// Size of the agent's binary, bytes.
@@ -173,92 +216,49 @@ impl Scene {
         self.pod.net.ns().inside(work)?
     }
 
-    fn get(&self, path: &str) -> Vec<u8> {
+    fn get(&self, path: &str, connection: &str) -> Vec<u8> {
         format!(
-            "GET {path} HTTP/1.1\r\nHost: 169.254.169.254\r\nConnection: close\r\n\
+            "GET {path} HTTP/1.1\r\nHost: 169.254.169.254\r\n{connection}\
              X-aws-ec2-metadata-token: {}\r\n\r\n",
-            self.token
+            self.answers.token
         )
         .into_bytes()
     }
 
-    /// Both give the same bytes, but for dates, the token and its seconds.
-    fn check_answers(&self) -> Result<()> {
-        for Scenario { name, requests } in self.scenarios() {
+    /// Both give the same bytes, but for dates, the token and its seconds; not all have the same headers.
+    fn check_answers(&self, kind: Kind, server: &Server) -> Result<()> {
+        for Scenario { name, requests, .. } in self.scenarios().into_iter().filter(|scenario| !scenario.keep)
+        {
             for request in requests {
-                let agent = Client::new(self.pod.net.ns(), imds_v4()).raw(&request)?;
-                let bare = Client::new(self.pod.net.ns(), (BARE_V4, 80).into()).raw(&request)?;
-                let (agent, bare) = (shape(&agent), shape(&bare));
-                ensure!(agent == bare, "{name}: the agent answers {agent:?}, the yardstick {bare:?}");
+                let ask = |addr| Client::new(self.pod(), addr).raw(&request);
+                let (agent, other) = (shape(&ask(imds_v4())?), shape(&ask(server.addr())?));
+                let alike = match kind {
+                    Kind::Hyper => agent == other,
+                    Kind::Blocking | Kind::Nginx { .. } => (agent.0, agent.2) == (other.0, other.2),
+                    // It makes documents of its own, and its sessions are called otherwise.
+                    Kind::Kube2iam => agent.0 == other.0,
+                };
+                ensure!(alike, "{name}: the agent answers {agent:?}, {kind:?} {other:?}");
             }
         }
         Ok(())
     }
 }
 
-// === impl Bare ===
-
-impl Bare {
-    /// Starts it with the answers that `pod` gets from the agent, and a rule that leads to it.
-    fn start(world: &World, pod: &RunningPod, token: &str) -> Result<Self> {
-        let node = world.topology.node();
-        let document = pod.imds().document(ROLE, token)?;
-        let bodies = tempfile::tempdir()?;
-        let write = |name: &str, body: &[u8]| -> Result<PathBuf> {
-            let file = bodies.path().join(name);
-            std::fs::write(&file, body)?;
-            Ok(file)
-        };
-        let list = write("list", &pod.imds().role_list(token)?.body)?;
-        let answer = write("token", token.as_bytes())?;
-        let mut command = node.command(std::env::current_exe()?.with_file_name("bare-hyper"));
-        command.arg(format!("--listen={NODE_V4}:{BARE_PORT}"));
-        command.arg("--body").arg(write("document", &document.body)?);
-        command.arg(format!("--other={LIST_PATH}={}", list.display()));
-        command.arg(format!("--other={TOKEN_PATH}={}", answer.display()));
-        for (name, value) in &document.headers {
-            if !["date", "content-length"].contains(&name.to_ascii_lowercase().as_str()) {
-                command.arg(format!("--header={name}: {value}"));
-            }
-        }
-        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("bare-hyper")?;
-        let mut bare = Self { child, _bodies: bodies };
-        let mut line = String::new();
-        if let Some(stdout) = bare.child.stdout.take() {
-            BufReader::new(stdout).read_line(&mut line)?;
-        }
-        ensure!(!line.is_empty(), "bare-hyper has ended");
-        let to = format!("{NODE_V4}:{BARE_PORT}");
-        let rule = format!(
-            "-w -t nat -A PREROUTING -d {BARE_V4}/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination {to}"
-        );
-        node.run("iptables-nft", &rule.split(' ').collect::<Vec<_>>())?;
-        Ok(bare)
-    }
-
-    fn pid(&self) -> i32 {
-        // A pid is a pid_t.
-        i32::try_from(self.child.id()).unwrap_or_default()
-    }
-}
-
-impl Drop for Bare {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// As it is in a cluster: information lines of text, and no more.
 fn start_agent(world: &World, flags: &[String]) -> Result<Agent> {
     let mut args = world.usual_flags();
-    let other_capture = flags.iter().any(|flag| flag.starts_with("--redirect="));
+    let other_capture = routes(flags);
     args.retain(|flag| !(flag.starts_with("--log-") || other_capture && flag == "--iptables"));
     args.extend_from_slice(flags);
     let agent = Agent::start(world.topology.node(), &args, &world.environment())?;
     agent.ready()?;
     Ok(agent)
+}
+
+/// Whether these flags ask for another capture than `iptables`.
+fn routes(flags: &[String]) -> bool {
+    flags.iter().any(|flag| flag.starts_with("--redirect="))
 }
 
 /// Objects that nothing runs behind.

@@ -27,6 +27,8 @@ wanted=(ip:iproute2 iptables:iptables nft:nftables conntrack:conntrack nsenter:u
 [ "${1:-}" = demo ] || wanted+=(node:nodejs npm:npm faketime:faketime)
 # Prometheus for its rules and a real scrape; buildah and musl's compiler for the image.
 [ "${1:-}" = demo ] || wanted+=(promtool:prometheus buildah:buildah musl-gcc:musl-tools)
+# For the benches: a server to compare with, and calls to the kernel counted.
+[ "${1:-}" = demo ] || wanted+=(nginx:nginx strace:strace)
 # A real cluster needs these, and only Go builds the rest of it.
 if [ "${1:-}" != demo ] && have go; then
   wanted+=(etcd:etcd-server containerd:containerd runc:runc busybox:busybox-static)

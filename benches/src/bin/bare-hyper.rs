@@ -1,14 +1,11 @@
 //! `bare-hyper`: answers with bytes that it is given; what the agent is measured against.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-use bytes::Bytes;
 use clap::Parser;
-use hyper::header::{HeaderName, HeaderValue};
 use nix::sys::socket::{setsockopt, sockopt};
-use rolegate_benches::bare::{Answer, serve};
+use rolegate_benches::bare::serve;
+use rolegate_benches::flags::AnswerFlags;
 use tokio::net::{TcpListener, TcpSocket};
 
 /// As many as tokio's own listeners have.
@@ -23,15 +20,8 @@ struct Args {
     /// Where it listens as well; an address that is none of the host's.
     #[arg(long)]
     transparent: Option<SocketAddr>,
-    /// File with the body.
-    #[arg(long)]
-    body: PathBuf,
-    /// `PATH=FILE`: the body of answers to that path.
-    #[arg(long = "other")]
-    others: Vec<String>,
-    /// Header lines of the answer.
-    #[arg(long = "header", default_values = ["server: EC2ws", "content-type: text/plain", "connection: close"])]
-    headers: Vec<String>,
+    #[command(flatten)]
+    answer: AnswerFlags,
     /// Worker threads, as many as the agent has.
     #[arg(long, default_value_t = 2)]
     workers: usize,
@@ -39,20 +29,13 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let body = read(&args.body)?;
-    let others = args.others.iter().map(|other| {
-        let (path, file) = other.split_once('=').with_context(|| format!("{other:?} is not PATH=FILE"))?;
-        Ok((path.to_owned(), read(file.as_ref())?))
-    });
-    let others = others.collect::<anyhow::Result<_>>()?;
-    let headers = args.headers.iter().map(|line| header(line)).collect::<anyhow::Result<_>>()?;
+    let answer = args.answer.answer()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(args.workers).enable_all().build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind(args.listen).await?;
         let transparent = args.transparent.map(listen_transparently).transpose()?;
         println!("{}", listener.local_addr()?);
-        let answer = Answer { headers, body, others };
         match transparent {
             Some(second) => {
                 tokio::try_join!(serve(listener, answer.clone()), serve(second, answer)).map(drop)
@@ -68,13 +51,4 @@ fn listen_transparently(at: SocketAddr) -> anyhow::Result<TcpListener> {
     setsockopt(&socket, sockopt::IpTransparent, &true)?;
     socket.bind(at)?;
     Ok(socket.listen(BACKLOG)?)
-}
-
-fn read(file: &Path) -> anyhow::Result<Bytes> {
-    Ok(std::fs::read(file).with_context(|| format!("{}", file.display()))?.into())
-}
-
-fn header(line: &str) -> anyhow::Result<(HeaderName, HeaderValue)> {
-    let (name, value) = line.split_once(':').with_context(|| format!("{line:?} is no header line"))?;
-    Ok((name.trim().parse()?, value.trim().parse()?))
 }

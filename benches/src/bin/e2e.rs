@@ -1,43 +1,72 @@
-//! `e2e`: the agent on a node of its own beside a bare hyper server, and how they compare.
+//! `e2e`: the agent and the servers that it is compared with, and what requests cost with each.
 
-use std::collections::BTreeMap;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Parser;
-use rolegate_benches::flags::{LoadFlags, Output, PinFlags};
-use rolegate_benches::measure::measure;
-use rolegate_benches::report::{Row, table, to_json};
-use rolegate_benches::scene::{Scenario, Scene, Size};
+use nix::unistd::Pid;
+use rolegate_benches::figures::{Job, Memory, Run, Syscalls};
+use rolegate_benches::flags::{Output, PinFlags};
+use rolegate_benches::machine::Machine;
+use rolegate_benches::page::tables;
+use rolegate_benches::rounds::Order;
+use rolegate_benches::scene::Size;
+use rolegate_benches::stage::Stage;
+use rolegate_benches::syscalls;
 use rolegate_tests::usage::Usage;
 use rolegate_tests::world::World;
-use serde_json::{Value, json};
 
-/// The latency of the agent, end to end: a pod's packets, the node's rules, the agent's release build, beside
-/// a bare hyper server that gives the same bytes behind a rule of its own, both in one run in changing order.
-/// Open loop, one connection per request, latency counted from the time a request was due. Needs root (or a
-/// user namespace: tests/tools/as-root.sh).
+/// The agent under each capture, bare hyper servers that are reached alike, nginx, a blocking accept loop and, where
+/// `KUBE2IAM_BIN` names it, kube2iam: all give a pod the same bytes, in one run. Open loop, one connection per request,
+/// latency counted from the time a request was due. Needs root (or a user namespace: tests/tools/as-root.sh).
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]
-    load: LoadFlags,
-    #[command(flatten)]
     pins: PinFlags,
-    /// Further pods of the node: objects only.
-    #[arg(long, default_value_t = 0)]
+    /// Turns per second of every scenario. A prime is never in step with the ticks by which the kernel tells user time from
+    /// its own.
+    #[arg(long, default_value_t = 503)]
+    rate: u32,
+    /// Further rates of scenario `document`.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_511, 3_011])]
+    rates: Vec<u32>,
+    /// Slices that each server has of scenario `document`; of others and at other rates fewer.
+    #[arg(long, default_value_t = 10)]
+    rounds: u32,
+    /// Seconds of a slice that are counted.
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// Seconds before.
+    #[arg(long, default_value_t = 0.1)]
+    warm_up: f64,
+    /// Connections open at once.
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Further pods of each node: objects only.
+    #[arg(long, default_value_t = 250)]
     pods: u16,
-    /// Further namespaces of the cluster.
-    #[arg(long, default_value_t = 0)]
+    /// Further namespaces of each cluster.
+    #[arg(long, default_value_t = 10_000)]
     namespaces: u32,
     /// Only these scenarios.
     #[arg(long = "scenario")]
     scenarios: Vec<String>,
-    /// A further flag of the agent, such as `--agent-flag=--log-level=warn` or `--agent-flag=--redirect=route`.
+    /// Only these servers, such as `agent` and `hyper`.
+    #[arg(long = "server")]
+    servers: Vec<String>,
+    /// A further flag of every agent, such as `--agent-flag=--log-format=json`.
     #[arg(long = "agent-flag")]
     agent_flags: Vec<String>,
     /// A table for people, or JSON for machines. Progress goes to standard error.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
+
+/// After `document`, in their order.
+const OTHERS: [&str; 5] = ["list+document", "token", "sdk", "keep-alive", "passthrough"];
+
+/// Of all rounds of `document` at the usual rate: one of so many elsewhere.
+const FEWER: u32 = 2;
 
 fn main() -> Result<()> {
     let args = Args::parse();
@@ -46,62 +75,99 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let size = Size { pods: args.pods, namespaces: args.namespaces };
-    let scene = Scene::start(size, &args.agent_flags, progress)?;
-    let at_start = Usage::of(scene.agent().pid())?;
-    args.pins.pin(scene.server_pids())?;
-    let mut figures = Vec::new();
-    for scenario in scene.scenarios() {
-        if args.scenarios.is_empty() || args.scenarios.iter().any(|wanted| wanted == scenario.name) {
-            figures.push((scenario.name, run(&scene, &args, scenario)?));
-        }
+    let stage = Stage::start(size, &args.agent_flags, progress)?;
+    args.pins.pin(stage.pids())?;
+    let mut jobs = Vec::new();
+    for (scenario, rate, rounds) in args.plan() {
+        progress(&format!("{scenario} at {rate}/s, {rounds} rounds"));
+        jobs.push(args.order(scenario, rate, rounds)?.run(&stage, |id| args.wants(id))?);
     }
-    let memory = BTreeMap::from([("at_start", at_start), ("after_load", Usage::of(scene.agent().pid())?)]);
-    let binary_bytes = scene.binary_bytes()?;
+    let run = args.figures(&stage, jobs)?;
     progress("cleaning up");
-    drop(scene);
+    drop(stage);
     match args.output {
-        Output::Json => println!("{:#}", page(&args, &figures, &memory, binary_bytes)),
-        Output::Text => {
-            for (name, rows) in &figures {
-                println!("{name}\n{}", table(rows));
-            }
-            for (when, Usage { resident_kib, anonymous_kib, .. }) in &memory {
-                println!("agent {when}: resident {resident_kib} KiB, of it anonymous {anonymous_kib} KiB");
-            }
-            println!("agent's binary: {binary_bytes} bytes");
-        }
+        Output::Json => println!("{}", serde_json::to_string_pretty(&run)?),
+        Output::Text => print!("{}", tables::everything(&run)),
     }
+    let servers = run.jobs.iter().flat_map(|job| &job.servers);
+    let failed: Vec<_> =
+        servers.filter_map(|server| Some((&server.id, server.first_error.as_ref()?))).collect();
+    ensure!(failed.is_empty(), "requests failed: {failed:?}");
     Ok(())
 }
 
-type Figures = (&'static str, Vec<Row>);
+// === impl Args ===
 
-fn run(scene: &Scene, args: &Args, scenario: Scenario) -> Result<Vec<Row>> {
-    progress(&format!("{} for {} s", scenario.name, args.load.warm_up + args.load.seconds));
-    let plan = args.load.plan(scene.targets(), scenario.requests)?;
-    scene.in_pod(|| measure(&plan))
-}
+impl Args {
+    fn wants(&self, id: &str) -> bool {
+        self.servers.is_empty() || self.servers.iter().any(|wanted| wanted == id)
+    }
 
-fn page(args: &Args, figures: &[Figures], memory: &BTreeMap<&str, Usage>, binary_bytes: u64) -> Value {
-    let memory: BTreeMap<_, _> = memory
-        .iter()
-        .map(|(when, memory)| {
-            (*when, json!({"resident_kib": memory.resident_kib, "anonymous_kib": memory.anonymous_kib}))
+    /// Scenarios, rates and rounds.
+    fn plan(&self) -> Vec<(&str, u32, u32)> {
+        let fewer = self.rounds.div_ceil(FEWER);
+        let mut plan = vec![("document", self.rate, self.rounds)];
+        plan.extend(self.rates.iter().map(|rate| ("document", *rate, fewer)));
+        plan.extend(OTHERS.map(|scenario| (scenario, self.rate, fewer)));
+        plan.retain(|(scenario, ..)| {
+            self.scenarios.is_empty() || self.scenarios.iter().any(|wanted| wanted == scenario)
+        });
+        plan
+    }
+
+    fn order<'a>(&self, scenario: &'a str, rate: u32, rounds: u32) -> Result<Order<'a>> {
+        Ok(Order {
+            scenario,
+            rate,
+            rounds,
+            slice: Duration::try_from_secs_f64(self.seconds)?,
+            warm_up: Duration::try_from_secs_f64(self.warm_up)?,
+            connections: self.connections,
         })
-        .collect();
-    let scenarios: Vec<Value> =
-        figures.iter().map(|(name, rows)| json!({"name": name, "servers": to_json(rows)})).collect();
-    json!({
-        "rate": args.load.rate,
-        "seconds": args.load.seconds,
-        "pinned": !args.pins.unpinned,
-        "further_pods": args.pods,
-        "further_namespaces": args.namespaces,
-        "agent_flags": args.agent_flags,
-        "scenarios": scenarios,
-        "agent_memory": memory,
-        "agent_binary_bytes": binary_bytes,
-    })
+    }
+
+    fn figures(&self, stage: &Stage, jobs: Vec<Job>) -> Result<Run> {
+        let memory = stage.variants().iter().filter(|variant| self.wants(variant.id)).map(|variant| {
+            let usage = Usage::of(Pid::from_raw(variant.target.pid.unwrap_or_default()))?;
+            Ok(Memory {
+                id: variant.id.to_owned(),
+                label: variant.label.to_owned(),
+                resident_kib: usage.resident_kib,
+                anonymous_kib: usage.anonymous_kib,
+            })
+        });
+        Ok(Run {
+            machine: Machine::here()?,
+            pods: self.pods,
+            namespaces: self.namespaces,
+            pinned: !self.pins.unpinned,
+            slice_seconds: self.seconds,
+            jobs,
+            memory: memory.collect::<Result<_>>()?,
+            syscalls: self.syscalls(stage)?,
+            binary_bytes: stage.binary_bytes()?,
+            skipped: stage.skipped().to_vec(),
+        })
+    }
+
+    fn syscalls(&self, stage: &Stage) -> Result<Vec<Syscalls>> {
+        if let Some(why) = syscalls::missing() {
+            progress(&format!("calls to the kernel are not counted: {why}"));
+            return Ok(Vec::new());
+        }
+        progress("calls to the kernel, counted");
+        let wanted = stage.variants().iter().filter(|variant| self.wants(variant.id));
+        let duration = Duration::try_from_secs_f64(self.seconds)?;
+        let counted = wanted.filter_map(|variant| match syscalls::count(stage, variant, duration) {
+            Ok(counted) => Some(counted),
+            // Not every machine lets its root trace.
+            Err(error) => {
+                progress(&format!("{}: not counted: {error:#}", variant.id));
+                None
+            }
+        });
+        Ok(counted.collect())
+    }
 }
 
 fn progress(what: &str) {

@@ -66,6 +66,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
         &[
             "agent-flag",
             "attack",
+            "draw",
             "herds",
             "help",
             "namespaces",
@@ -74,6 +75,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
             "rounds",
             "scenario",
             "seconds",
+            "server",
         ],
     ),
 ];
