@@ -55,6 +55,7 @@ pub struct Record {
 #[derive(Debug)]
 pub struct Asker {
     record: Record,
+    node: String,
     /// What a failing test calls it.
     name: String,
 }
@@ -208,7 +209,7 @@ impl Asker {
         std::fs::create_dir_all(&dir)?;
         let record = Record::new(dir.join("results"));
         cluster.apply(&pod(node, name, kind, role, &dir).to_string())?;
-        Ok(Self { record, name: format!("{name} on {node}") })
+        Ok(Self { record, node: node.into(), name: format!("{name} on {node}") })
     }
 
     /// What a failing test calls it.
@@ -234,6 +235,11 @@ impl Askers {
             }
         }
         Ok(Self(askers))
+    }
+
+    /// Those of one node.
+    pub fn on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Asker> {
+        self.0.iter().filter(move |asker| asker.node == node)
     }
 
     /// Waits until each has got a session in `n` more turns.

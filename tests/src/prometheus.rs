@@ -1,9 +1,10 @@
-//! A real Prometheus (Debian's) in a network namespace, with any configuration and rules, and its answers.
+//! A real Prometheus with any configuration and its answers: Debian's in a network namespace, with rules, or one that
+//! finds its targets through Kubernetes, in a pod.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +13,13 @@ use anyhow::{Context, Result, anyhow, bail};
 use parking_lot::Mutex;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use regex::{Captures, Regex};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::clients::cache;
 use crate::http::Client;
 use crate::netns::{NetNs, on_path, run};
+use crate::nodes::{Cluster, TOOLS};
 use crate::service::Service;
 
 /// Where it listens, in its namespace: not Prometheus's own 9090, which the node may use.
@@ -26,12 +29,13 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// What the rules say and tests cannot wait for, beside durations: the age in seconds at which a watch is stale.
 const STALE: (&str, &str) = ("_age_seconds) > 120", "_age_seconds) > 10");
 
-/// A running Prometheus, ended and forgotten when dropped.
+/// A running Prometheus, ended and forgotten when dropped; one in a pod ends with its cluster.
 #[derive(Debug)]
 pub struct Prometheus {
     // Ended before its directory and its namespace go.
-    service: Mutex<Service>,
-    dir: tempfile::TempDir,
+    service: Option<Mutex<Service>>,
+    _dir: Option<tempfile::TempDir>,
+    log: PathBuf,
     ns: Arc<NetNs>,
 }
 
@@ -89,20 +93,73 @@ impl Prometheus {
             std::fs::write(dir.path().join(name), text)?;
         }
         promtool(&["check", "config"], &file)?;
-        let listen = SocketAddr::from(LISTEN);
         let mut command = ns.command("prometheus");
-        command
-            .arg(format!("--config.file={}", file.display()))
-            .arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()))
-            .arg(format!("--web.listen-address={listen}"))
-            .arg("--log.level=warn");
+        command.args(flags(dir.path()));
         let log = dir.path().join("log");
-        let mut service = Service::start("prometheus", &mut command, Some(File::create(&log)?))?;
-        let client = Client::new(ns, listen);
-        service
-            .wait_until(PATIENCE, || client.get("/-/ready").is_ok_and(|answer| answer.status == 200))
-            .with_context(|| std::fs::read_to_string(&log).unwrap_or_default())?;
-        Ok(Self { service: Mutex::new(service), dir, ns: Arc::clone(ns) })
+        let service = Service::start("prometheus", &mut command, Some(File::create(&log)?))?;
+        let started = Self { service: Some(Mutex::new(service)), _dir: Some(dir), log, ns: Arc::clone(ns) };
+        started.wait_until_ready()?;
+        Ok(started)
+    }
+
+    /// Why there is none here that finds its targets through Kubernetes, which Debian's is built without.
+    #[must_use]
+    pub fn discovery_missing() -> Option<String> {
+        let program = discovering();
+        (!program.exists()).then(|| format!("{} is not there (tests/tools/setup.sh)", program.display()))
+    }
+
+    /// Starts one that finds its targets through Kubernetes, in the pod `prometheus` of a namespace and a node, with the
+    /// rights of this service account, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When the pod does not run, or the configuration is wrong, with what Prometheus says of it.
+    pub fn in_pod(
+        cluster: &Cluster,
+        node: &str,
+        namespace: &str,
+        account: &str,
+        config: &str,
+    ) -> Result<Self> {
+        let dir = cluster.node(node).dir().join("prometheus");
+        std::fs::create_dir_all(&dir)?;
+        std::fs::write(dir.join("prometheus.yml"), config)?;
+        let (program, log) = (discovering(), dir.join("log"));
+        let programs = program.parent().context("a program is in a directory")?;
+        let script = format!("exec \"$0\" \"$@\" 2>{}", log.display());
+        let mut command = vec!["sh".into(), "-c".into(), script, program.display().to_string()];
+        command.extend(flags(&dir));
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": namespace, "name": "prometheus"},
+            "spec": {
+                "nodeName": node, "serviceAccountName": account, "terminationGracePeriodSeconds": 0,
+                "containers": [{
+                    "name": "prometheus", "image": TOOLS, "imagePullPolicy": "Never", "command": command,
+                    "volumeMounts": [
+                        {"name": "program", "mountPath": programs, "readOnly": true},
+                        {"name": "data", "mountPath": dir},
+                    ],
+                }],
+                "volumes": [
+                    {"name": "program", "hostPath": {"path": programs}},
+                    {"name": "data", "hostPath": {"path": dir}},
+                ],
+            },
+        });
+        cluster.apply(&pod.to_string())?;
+        let said = || std::fs::read_to_string(&log).unwrap_or_default();
+        cluster.ready(namespace, "prometheus").with_context(said)?;
+        let ns = Arc::new(cluster.pod_net(namespace, "prometheus")?);
+        let started = Self { service: None, _dir: None, log, ns };
+        started.wait_until_ready()?;
+        Ok(started)
+    }
+
+    fn wait_until_ready(&self) -> Result<()> {
+        let client = Client::new(&self.ns, LISTEN.into());
+        let ready = || client.get("/-/ready").is_ok_and(|answer| answer.status == 200);
+        self.wait_for("it is ready", |_| Ok(ready().then_some(())))
     }
 
     /// The value of an expression now: an instant vector, or one sample without labels for a scalar.
@@ -193,9 +250,10 @@ impl Prometheus {
             if let Some(found) = found(self)? {
                 return Ok(found);
             }
-            if self.service.lock().has_ended()? || Instant::now() > deadline {
+            let ended = self.service.as_ref().map_or(Ok(false), |service| service.lock().has_ended())?;
+            if ended || Instant::now() > deadline {
                 let alerts = self.alerts().map(|all| format!("{all:#?}")).unwrap_or_default();
-                let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+                let log = std::fs::read_to_string(&self.log).unwrap_or_default();
                 bail!("waited in vain for {what}; alerts: {alerts}\nlog of Prometheus:\n{log}");
             }
             std::thread::sleep(Duration::from_millis(250));
@@ -210,6 +268,21 @@ impl Prometheus {
         }
         Ok(json["data"].take())
     }
+}
+
+/// Built by tests/tools/setup.sh.
+fn discovering() -> PathBuf {
+    cache().join("go/prometheus")
+}
+
+/// Its configuration and its data are below `dir`.
+fn flags(dir: &Path) -> [String; 4] {
+    [
+        format!("--config.file={}", dir.join("prometheus.yml").display()),
+        format!("--storage.tsdb.path={}", dir.join("data").display()),
+        format!("--web.listen-address={}", SocketAddr::from(LISTEN)),
+        "--log.level=warn".into(),
+    ]
 }
 
 /// `promtool` on a file; what it says.

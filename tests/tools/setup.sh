@@ -106,3 +106,24 @@ helm_version=$(sed -n 's|^require helm.sh/helm/v3 ||p' "$tools/helm/go.mod")
 kube_minor=$(sed -n 's|.*k8s.io/client-go v0\.\([0-9]*\)\..*|\1|p' "$tools/helm/go.mod")
 go_program helm "$tools/helm" helm.sh/helm/v3/cmd/helm "-X helm.sh/helm/v3/internal/version.version=$helm_version \
   -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=$kube_minor"
+
+# Prometheus that finds what to scrape through Kubernetes: Debian's cannot. Of its plugins only that one is built, as its
+# README has it, with what `make plugins` would make: the others need the SDKs of a dozen clouds.
+build_prometheus() {
+  local module=github.com/prometheus/prometheus source=$cache/go/prometheus-source
+  local -x GOTOOLCHAIN=local GOFLAGS=-mod=readonly CGO_ENABLED=0
+  rm -rf "$source" && mkdir -p "$cache/go" \
+    && (cd "$1" && go mod download "$module" && cp -r "$(go list -m -f '{{.Dir}}' "$module")" "$source") \
+    && chmod -R u+w "$source" && cp "$1/plugins.go" "$source/plugins/plugins.go" \
+    && (cd "$source" && go build -trimpath -ldflags "-s -w" -o "$cache/go/prometheus" ./cmd/prometheus) \
+    && rm -rf "$source"
+}
+prometheus=$tools/prometheus
+if have go && ! fresh prometheus "$prometheus"/go.sum "$prometheus"/*.go; then
+  say "prometheus into $cache/go (four minutes)"
+  if build_prometheus "$prometheus"; then
+    made prometheus "$prometheus"/go.sum "$prometheus"/*.go
+  else
+    say "go cannot build prometheus: its tests are skipped by name"
+  fi
+fi

@@ -219,11 +219,12 @@ fn nobody_gets_the_role_of_a_node_or_of_the_control_plane() {
 
     let names = ["none-bridge", "mine-bridge", "none-routed", "masters-routed"];
     let askers = names.map(|pod| Local::start(&cluster.pod_net("default", pod).unwrap(), Kind::Raw).unwrap());
+    let before = askers.each_ref().map(|asker| asker.count());
     for node in [BRIDGE, ROUTED] {
         kill_agent(&cluster, node);
     }
-    for asker in &askers {
-        asker.wait_for(3, |got| matches!(got, Got::Failed(_))).unwrap();
+    for (asker, before) in askers.iter().zip(before) {
+        asker.wait_beyond(before, 3, |got| matches!(got, Got::Failed(_))).unwrap();
     }
     for node in [BRIDGE, ROUTED] {
         agent_is_ready(&cluster, node);

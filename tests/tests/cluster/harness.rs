@@ -17,9 +17,10 @@ fn nodes_end_and_come_back_and_a_panic_leaves_nothing_of_the_cluster() {
     }
     cluster.say("a pod runs on each node");
     let routed = cluster.pod("default", ROUTED).unwrap()["status"]["podIP"].as_str().unwrap().to_owned();
-    // From pod to pod, and to the API server by its service.
-    cluster.exec("default", BRIDGE, &["ping", "-c", "1", "-W", "5", &routed]).unwrap();
-    cluster.exec("default", BRIDGE, &["nc", "-w", "5", "10.96.0.1", "443", "-e", "true"]).unwrap();
+    // From pod to pod, and to the API server by its service, which kube-proxy may bring later than pods start.
+    cluster.exec("default", BRIDGE, &["ping", "-c", "1", "-W", "30", &routed]).unwrap();
+    let connects = || cluster.exec("default", BRIDGE, &["nc", "-w", "5", "10.96.0.1", "443", "-e", "true"]);
+    cluster.wait_for("the API server's service is reached", || connects().is_ok()).unwrap();
 
     restart(&cluster, ROUTED, |cluster| cluster.node(ROUTED).kill_everything());
     restart(&cluster, BRIDGE, |cluster| cluster.node(BRIDGE).power_off());

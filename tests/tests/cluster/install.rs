@@ -7,7 +7,8 @@ use rolegate_tests::topology::imds_v6;
 use rolegate_tests::world::{NODE_ROLE, arn};
 use serde_json::Value;
 
-const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
+use super::outcomes::{ROLES, known_net};
+
 const BOTO3: &str =
     "import boto3; print(boto3.Session().get_credentials().get_frozen_credentials().access_key)";
 
@@ -50,24 +51,30 @@ fn chart_installed_with_helm_gives_pods_of_both_nodes_their_roles_and_nothing_el
 
 fn pod_gets_its_role(cluster: &Cluster, pod: &str) {
     cluster.ready("shop", pod).unwrap();
-    let key = cluster.exec("shop", pod, &[&python(), "-c", BOTO3]).unwrap();
+    let net = known_net(cluster, "shop", pod);
+    // Of itself boto3 asks once, and waits for a second.
+    let mut last = None;
+    let waited = cluster.wait_for(&format!("{pod} has credentials"), || {
+        last.insert(cluster.exec("shop", pod, &[&python(), "-c", BOTO3])).is_ok()
+    });
+    assert!(waited.is_ok(), "{waited:?}: {last:?}");
+    let key = last.unwrap().unwrap();
     let issued = cluster.sts.issued(key.trim()).unwrap_or_else(|| panic!("{pod}: {key:?} is no session"));
     assert_eq!(issued.role, arn("MyPodRole"), "{pod}");
-    let net = cluster.pod_net("shop", pod).unwrap();
     assert_eq!(Client::new(&net, imds_v6()).get(ROLES).unwrap().text(), "MyPodRole", "{pod}");
 }
 
 fn pods_get_their_refusals(cluster: &Cluster, node: &str) {
     let (none, other) = (format!("none-{node}"), format!("other-{node}"));
     cluster.ready("shop", &none).unwrap();
-    let net = cluster.pod_net("shop", &none).unwrap();
+    let net = known_net(cluster, "shop", &none);
     for client in [Client::imds(&net), Client::new(&net, imds_v6())] {
         let answer = client.get(ROLES).unwrap();
         assert_eq!((answer.status, answer.text()), (404, String::new()), "{none}");
     }
 
     cluster.ready("shop", &other).unwrap();
-    let net = cluster.pod_net("shop", &other).unwrap();
+    let net = known_net(cluster, "shop", &other);
     let answer = Client::imds(&net).get(&format!("{ROLES}OtherRole")).unwrap();
     assert_eq!(answer.json().unwrap()["Code"], "AssumeRoleUnauthorizedAccess", "{other}");
     assert!(answer.text().contains("kubectl annotate namespace shop"), "{}", answer.text());

@@ -1,13 +1,15 @@
-//! What does not run for a while: the API server, a kubelet, an agent that may not read what it needs.
+//! What does not run for a while: the API server, a kubelet, an agent that may not read what it needs or hangs.
 
-use rolegate_tests::guests::{Asker, Askers};
+use std::collections::BTreeSet;
+
+use rolegate_tests::guests::{Asker, Askers, Got};
 use rolegate_tests::nodes::{BRIDGE, Cluster, Options, ROUTED};
-use rolegate_tests::prometheus::Prometheus;
+use rolegate_tests::prometheus::{Prometheus, Sample};
 use rolegate_tests::skip;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::common::NAMESPACE;
+use super::common::{NAMESPACE, agents};
 use super::outcomes::{agent_is_ready, agent_waits_for, run, served};
 
 /// The rights and the job that it has are those that operators are told.
@@ -18,74 +20,45 @@ fn examples() -> Vec<&'static str> {
     PAGE.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
 }
 
-/// Who Prometheus is by the page.
-const PROMETHEUS: &str = "--as=system:serviceaccount:monitoring:prometheus";
-
-/// Prometheus with the job of the page, given what its discovery finds with the rights of the page: Debian's Prometheus
-/// is built without that of Kubernetes.
-fn prometheus(cluster: &Cluster, dir: &tempfile::TempDir) -> Prometheus {
-    let example = |with: &str| examples().into_iter().find(|example| example.contains(with)).unwrap();
-    let (rights, job) = (example("kind: ServiceAccount"), example("scrape_configs:"));
-    cluster.kubectl(&["create", "namespace", "monitoring"]).unwrap();
-    cluster.apply(rights).unwrap();
-    let mut config: Value = serde_saphyr::from_str(job).unwrap();
-    config["global"] = json!({"scrape_interval": "2s", "scrape_timeout": "2s"});
-    let job = &mut config["scrape_configs"][0];
-    let discovery = job.as_object_mut().unwrap().remove("kubernetes_sd_configs").unwrap();
-    assert_eq!(discovery[0]["role"], "pod");
-    let namespace = discovery[0]["namespaces"]["names"][0].as_str().unwrap();
-    let found = dir.path().join("found.json");
-    std::fs::write(&found, discovered(cluster, namespace).to_string()).unwrap();
-    job["file_sd_configs"] = json!([{"files": [found]}]);
-    Prometheus::start(cluster.world(), &config.to_string(), &[]).unwrap()
-}
-
-/// The targets that `role: pod` has in a namespace: one for each container, with a port where it declares one.
-fn discovered(cluster: &Cluster, namespace: &str) -> Value {
-    let may_watch = ["auth", "can-i", "watch", "pods", PROMETHEUS, "--namespace", namespace];
-    assert_eq!(cluster.kubectl(&may_watch).unwrap().trim(), "yes");
-    let pods =
-        cluster.kubectl(&["get", "pods", PROMETHEUS, "--namespace", namespace, "--output=json"]).unwrap();
-    let pods: Value = serde_json::from_str(&pods).unwrap();
-    let mut targets = Vec::new();
-    for pod in pods["items"].as_array().unwrap() {
-        let mut labels = json!({
-            "__meta_kubernetes_pod_name": pod["metadata"]["name"],
-            "__meta_kubernetes_pod_node_name": pod["spec"]["nodeName"],
-            "__meta_kubernetes_pod_ip": pod["status"]["podIP"],
-        });
-        for kind in ["label", "annotation"] {
-            for (name, value) in pod["metadata"][format!("{kind}s")].as_object().into_iter().flatten() {
-                let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-                labels[format!("__meta_kubernetes_pod_{kind}_{name}")] = value.clone();
-            }
-        }
-        for (kind, init) in [("containers", "false"), ("initContainers", "true")] {
-            for container in pod["spec"][kind].as_array().into_iter().flatten() {
-                let port = container.pointer("/ports/0/containerPort").map(|port| format!(":{port}"));
-                let address =
-                    format!("{}{}", pod["status"]["podIP"].as_str().unwrap(), port.unwrap_or_default());
-                let mut labels = labels.clone();
-                labels["__meta_kubernetes_pod_container_init"] = json!(init);
-                targets.push(json!({"targets": [address], "labels": labels}));
-            }
-        }
+/// Prometheus in a pod, with the rights and the job of the page; none, and the word on why, where it could not be built.
+fn prometheus(cluster: &Cluster) -> Option<Prometheus> {
+    if let Some(why) = Prometheus::discovery_missing() {
+        skip("cluster::discovery", &why);
+        return None;
     }
-    json!(targets)
+    let example = |with: &str| examples().into_iter().find(|example| example.contains(with)).unwrap();
+    cluster.kubectl(&["create", "namespace", "monitoring"]).unwrap();
+    cluster.apply(example("kind: ServiceAccount")).unwrap();
+    let mut config: Value = serde_saphyr::from_str(example("scrape_configs:")).unwrap();
+    config["global"] = json!({"scrape_interval": "2s", "scrape_timeout": "2s"});
+    Some(Prometheus::in_pod(cluster, BRIDGE, "monitoring", "prometheus", &config.to_string()).unwrap())
 }
 
-/// Every node's agent, and nothing else, is scraped, under its node's name.
-fn both_agents_are_scraped(prometheus: &Prometheus) {
-    let nodes = |prometheus: &Prometheus| {
+/// A node and the agent's pod on it.
+type NodeAndPod = (String, String);
+
+fn agents_now(cluster: &Cluster) -> BTreeSet<NodeAndPod> {
+    let text = |agent: &Value, pointer: &str| agent.pointer(pointer).unwrap().as_str().unwrap().to_owned();
+    agents(cluster).iter().map(|it| (text(it, "/spec/nodeName"), text(it, "/metadata/name"))).collect()
+}
+
+/// These agents are scraped, each by the names of its node and its pod, and nothing else: what was found before and is no
+/// more there is forgotten.
+fn scrapes(prometheus: &Prometheus, agents: &BTreeSet<NodeAndPod>) {
+    assert_eq!(agents.len(), 2, "{agents:?}");
+    let mut last = None;
+    let waited = prometheus.wait_for("the agents that there are, and no others, are scraped", |prometheus| {
+        let label = |sample: &Sample, name: &str| sample.labels.get(name).cloned().unwrap_or_default();
         let up = prometheus.query("up{job=\"rolegate\"} == 1")?;
-        let mut nodes: Vec<_> = up.iter().filter_map(|sample| sample.labels.get("node").cloned()).collect();
-        nodes.sort();
-        Ok((nodes == [BRIDGE, ROUTED]).then_some(()))
-    };
-    prometheus.wait_for("both agents are scraped", nodes).unwrap();
+        let up: BTreeSet<_> = up.iter().map(|it| (label(it, "node"), label(it, "pod"))).collect();
+        let targets = prometheus.targets()?;
+        let all = up == *agents && targets.len() == agents.len();
+        last = Some((up, targets));
+        Ok(all.then_some(()))
+    });
+    assert!(waited.is_ok(), "{waited:?}; at last {last:?}");
     let series = prometheus.query("count by (node) (rolegate_build_info)").unwrap();
     assert_eq!(series.len(), 2);
-    assert_eq!(prometheus.targets().unwrap().len(), 2, "{:?}", prometheus.targets().unwrap());
 }
 
 fn ready_condition(cluster: &Cluster, pod: &str) -> Value {
@@ -131,6 +104,29 @@ fn agent_that_is_not_ready_is_shown_so(cluster: &Cluster, node: &str) {
     assert_eq!(object.pointer("/status/containerStatuses/0/restartCount"), Some(&json!(0)));
 }
 
+/// An agent that hangs is killed and started again, as the chart's liveness probe has it; pods of its node get nothing until
+/// then.
+fn agent_that_hangs_is_started_again(cluster: &Cluster, askers: &Askers, node: &str) {
+    let agent = cluster.agent_pod(node).unwrap();
+    let container = || cluster.pod(NAMESPACE, &agent).unwrap()["status"]["containerStatuses"][0].clone();
+    assert_eq!(container()["restartCount"], 0);
+    let mark: Vec<_> = askers.on(node).map(|asker| (asker, asker.count())).collect();
+    let begin = Instant::now();
+    cluster.node(node).run("sh", &["-c", "kill -STOP $(pidof rolegate)"]).unwrap();
+    for (asker, before) in mark {
+        asker.wait_beyond(before, 2, |got| matches!(got, Got::Failed(_))).unwrap();
+    }
+    cluster.wait_for("the agent is started again", || container()["restartCount"] == 1).unwrap();
+    cluster.say(&format!("an agent that hung was started again after {} s", begin.elapsed().as_secs()));
+    let ended = container()["lastState"]["terminated"]["exitCode"].clone();
+    assert_eq!(ended, 128 + 9, "it could not end by itself");
+    agent_is_ready(cluster, node);
+    for asker in askers.on(node) {
+        asker.served(3).unwrap();
+        assert_eq!(asker.node_credentials(), 0, "{}", asker.name());
+    }
+}
+
 fn node_is(cluster: &Cluster, node: &str, status: &str) {
     let condition = format!("--for=condition=Ready={status}");
     cluster.kubectl(&["wait", &condition, &format!("node/{node}"), "--timeout=120s"]).unwrap();
@@ -138,7 +134,12 @@ fn node_is(cluster: &Cluster, node: &str, status: &str) {
 
 /// The API server is away for longer than the agent takes its word for: the agents are not ready, and go on serving the
 /// pods they know.
-fn known_pods_are_served_without_the_api_server(cluster: &Cluster, askers: &Askers, prometheus: &Prometheus) {
+fn known_pods_are_served_without_the_api_server(
+    cluster: &Cluster,
+    askers: &Askers,
+    prometheus: Option<&Prometheus>,
+) {
+    let agents = agents_now(cluster);
     cluster.stop_api();
     let begin = Instant::now();
     for node in [BRIDGE, ROUTED] {
@@ -147,22 +148,23 @@ fn known_pods_are_served_without_the_api_server(cluster: &Cluster, askers: &Aske
     assert!(begin.elapsed().as_secs() > 30, "what is known stays in force for 75 s");
     cluster.say("without the API server agents are not ready");
     askers.served(5).unwrap();
-    // Found before, and scraped on.
-    both_agents_are_scraped(prometheus);
-    let age = prometheus.query("min(rolegate_kubernetes_last_event_age_seconds)").unwrap();
-    assert!(age[0].value > 60.0, "{age:?}");
+    if let Some(prometheus) = prometheus {
+        // Found before, and scraped on.
+        scrapes(prometheus, &agents);
+        let age = prometheus.query("min(rolegate_kubernetes_last_event_age_seconds)").unwrap();
+        assert!(age[0].value > 60.0, "{age:?}");
+    }
     cluster.start_api().unwrap();
     cluster.say("the API server is there again");
 }
 
 /// P17: pods that are known are served while the kubelet of their node is stopped, and while the API server is away for so
-/// long that agents are not ready; an agent that is not ready is shown so by the kubelet; all the while Prometheus scrapes
-/// the agents by the job of the page on metrics.
+/// long that agents are not ready; an agent that is not ready is shown so by the kubelet, and one that hangs is started
+/// again by it; all the while Prometheus finds and scrapes the agents with the rights and by the job of the page on metrics.
 #[test]
 fn known_pods_are_served_while_kubelet_and_api_server_are_away() {
     const NAME: &str = "cluster::outages";
-    let missing = Cluster::helm_missing().or_else(Asker::missing).or_else(Prometheus::missing);
-    if let Some(why) = missing {
+    if let Some(why) = Cluster::helm_missing().or_else(Asker::missing) {
         return skip(NAME, &why);
     }
     let Some(cluster) = Cluster::for_test(NAME, &Options::default()) else { return };
@@ -171,19 +173,21 @@ fn known_pods_are_served_while_kubelet_and_api_server_are_away() {
     let closed = Instant::now();
     let askers = Askers::on_all_nodes(&cluster).unwrap();
     askers.served(3).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let prometheus = prometheus(&cluster, &dir);
-    both_agents_are_scraped(&prometheus);
-    cluster.say("Prometheus scrapes both agents");
+    let prometheus = prometheus(&cluster);
+    let scrapes_all = || prometheus.iter().for_each(|it| scrapes(it, &agents_now(&cluster)));
+    scrapes_all();
+    cluster.say("Prometheus has found and scrapes both agents");
 
     cluster.node(ROUTED).stop_kubelet().unwrap();
     agent_that_is_not_ready_is_shown_so(&cluster, BRIDGE);
     cluster.say("the kubelet showed an agent that was not ready");
+    scrapes_all();
+    agent_that_hangs_is_started_again(&cluster, &askers, BRIDGE);
     node_is(&cluster, ROUTED, "Unknown");
     cluster.say("a kubelet is missed");
     askers.served(1).unwrap();
     let mark = askers.mark();
-    known_pods_are_served_without_the_api_server(&cluster, &askers, &prometheus);
+    known_pods_are_served_without_the_api_server(&cluster, &askers, prometheus.as_ref());
     cluster.node(ROUTED).start_kubelet().unwrap();
     cluster.node(ROUTED).wait_for_kubelet().unwrap();
     for node in [BRIDGE, ROUTED] {
@@ -199,7 +203,8 @@ fn known_pods_are_served_while_kubelet_and_api_server_are_away() {
         run(&cluster, &format!("new-{node}"), node, Some("MyPodRole"));
         served(&cluster, &format!("new-{node}"), "MyPodRole");
     }
-    both_agents_are_scraped(&prometheus);
+    scrapes_all();
+    assert_eq!(askers.node_credentials(), []);
     let leaks = cluster.leaks(closed);
     assert!(leaks.is_empty(), "requests of pods that reached IMDS: {leaks:#?}");
 }

@@ -2,10 +2,13 @@
 
 use rolegate_tests::agent::METRICS_PORT;
 use rolegate_tests::http::{Client, Response};
+use rolegate_tests::netns::NetNs;
 use rolegate_tests::nodes::{Cluster, tools_pod};
 use rolegate_tests::world::arn;
 use serde_json::Value;
 
+/// The list of a pod's roles.
+pub(super) const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
 /// The `Code` of a document that refuses.
 pub(super) const REFUSED: &str = "AssumeRoleUnauthorizedAccess";
 
@@ -15,9 +18,25 @@ pub(super) fn run(cluster: &Cluster, name: &str, node: &str, role: Option<&str>)
     cluster.ready("default", name).unwrap();
 }
 
+/// The network of a pod, as soon as the agent knows whose its address is: the kubelet may publish that later than the pod's
+/// first process starts. Until then the answer is 500 and nothing else.
+pub(super) fn known_net(cluster: &Cluster, namespace: &str, pod: &str) -> NetNs {
+    let net = cluster.pod_net(namespace, pod).unwrap();
+    let client = Client::imds(&net);
+    let known = || {
+        client.get(ROLES).is_ok_and(|answer| {
+            let unknown = answer.status == 500;
+            assert!(!unknown || answer.text().is_empty(), "{pod}: {}", answer.text());
+            !unknown
+        })
+    };
+    cluster.wait_for(&format!("the agent knows {pod}"), known).unwrap();
+    net
+}
+
 /// The document that an SDK in a pod of `default` gets, each request of it answered by 200.
 pub(super) fn document(cluster: &Cluster, pod: &str) -> Value {
-    let net = cluster.pod_net("default", pod).unwrap();
+    let net = known_net(cluster, "default", pod);
     Client::imds(&net).credentials().unwrap_or_else(|error| panic!("{pod}: {error:#}"))
 }
 
@@ -39,7 +58,7 @@ pub(super) fn refused(cluster: &Cluster, pod: &str) {
 
 /// A pod of `default` without a role is answered so.
 pub(super) fn has_no_role(cluster: &Cluster, pod: &str) {
-    let net = cluster.pod_net("default", pod).unwrap();
+    let net = known_net(cluster, "default", pod);
     let client = Client::imds(&net);
     let token = client.imds_token(60).unwrap();
     let answer = client.role_list(&token).unwrap();

@@ -100,7 +100,7 @@ fn addresses_go_to_other_pods(cluster: &Cluster, node: &str) {
     // Completed: its object stays, and has the address.
     let first = format!("completed-{node}");
     let script = format!(
-        "wget -q -O - {LIST}MyPodRole; for n in $(seq 60); do [ -e /tmp/end ] && exit 0; sleep 1; done"
+        "wget -q -O - {LIST}MyPodRole; for n in $(seq 600); do [ -e /tmp/end ] && exit 0; sleep 1; done"
     );
     cluster.apply(&shell_pod(&first, node, "MyPodRole", &script).to_string()).unwrap();
     cluster.ready("default", &first).unwrap();
