@@ -10,4 +10,5 @@ pub mod load;
 pub mod measure;
 pub mod process;
 pub mod report;
+pub mod scale;
 pub mod scene;
