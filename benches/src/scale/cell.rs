@@ -28,7 +28,7 @@ pub struct Cell {
     pub cpu: Duration,
     /// Memory once it has settled.
     pub memory: Memory,
-    /// Bytes from the API server until then: both lists, TLS included.
+    /// Bytes from the API server until then: both lists, in IP packets.
     pub listed: u64,
 }
 
@@ -41,7 +41,7 @@ impl Cell {
     /// When it does not become ready.
     pub fn measure(stage: &Stage) -> Result<(Self, Agent)> {
         let (sts, size) = (&stage.world().sts, stage.size());
-        let calls = sts.assume_role_calls();
+        let (calls, bytes) = (sts.assume_role_calls(), received(stage.world())?);
         let started = Instant::now();
         let agent = stage.start_agent()?;
         let pid = agent.pid().as_raw();
@@ -51,7 +51,7 @@ impl Cell {
         let keys = usize::try_from(size.pods.min(KEYS))?;
         agent.poll("every session is there", || Ok(sts.assume_role_calls() - calls >= keys))?;
         settle(pid)?;
-        let (memory, listed) = (Memory::of(pid)?, received(stage.world())?);
+        let (memory, listed) = (Memory::of(pid)?, received(stage.world())?.saturating_sub(bytes));
         Ok((Self { size, ready, cpu, memory, listed }, agent))
     }
 }

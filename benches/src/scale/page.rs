@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::cell::Cell;
+use super::memory::Memory;
 use super::servable::Servable;
 use super::traffic::{EVENTS_PER_POD, NAMESPACES_PER_HOUR, PODS_PER_HOUR, Traffic};
 use crate::report::{float, micros};
@@ -19,6 +20,8 @@ const MARKERS: [&str; 2] = ["<!-- begin: scale -->", "<!-- end: scale -->"];
 pub struct Page {
     /// The matrix.
     pub cells: Vec<Cell>,
+    /// What the agent of the last one has after everything else was measured on it.
+    pub later: Option<Memory>,
     /// Kinds of events, and how they went, in the largest cluster.
     pub servable: Vec<(&'static str, Servable)>,
     /// What comes of the API server.
@@ -92,6 +95,9 @@ impl Page {
                 "anonymous_bytes_per_pod": growth.anonymous[0], "anonymous_bytes_per_namespace": growth.anonymous[1],
                 "listed_bytes_per_pod": growth.listed[0], "listed_bytes_per_namespace": growth.listed[1],
             })),
+            "later": self.later.map(|later| json!({
+                "resident_kib": later.resident, "anonymous_kib": later.anonymous, "peak_kib": later.peak,
+            })),
             "servable": servable.collect::<Vec<_>>(),
             "traffic": self.traffic.map(|traffic| json!({
                 "bookmark_bytes": traffic.bookmark, "reopened_bytes": traffic.reopened,
@@ -121,6 +127,13 @@ impl Page {
                 let (anonymous, listed) = (growth.anonymous[at], growth.listed[at]);
                 let _ = writeln!(page, "| {what} | {anonymous:.0} B | {listed:.0} B |");
             }
+        }
+        if let Some(later) = self.later {
+            let [resident, anonymous] = [later.resident, later.anonymous].map(|kib| float(kib) / 1_024.0);
+            let _ = writeln!(
+                page,
+                "\nAfter the events below: resident {resident:.1} MiB, anonymous {anonymous:.1} MiB."
+            );
         }
         if !self.servable.is_empty() {
             page.push_str(

@@ -5,7 +5,7 @@ use rolegate_tests::agent::Agent;
 use rolegate_tests::kube_api::Resource;
 use rolegate_tests::world::{Options, TRUST, World};
 
-use super::objects;
+use super::{objects, traffic};
 
 /// How large the cluster is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,7 @@ impl Stage {
         for key in 0..objects::KEYS {
             world.role(&objects::role(key), TRUST)?;
         }
+        traffic::count(&world)?;
         Ok(Self { world, size: Size { pods: 0, namespaces: 0 } })
     }
 

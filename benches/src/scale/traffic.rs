@@ -1,14 +1,17 @@
-//! Bytes that the agent gets from the API server, as the kernel counts them on its connections, and what an hour of them is.
+//! Bytes that the agent gets from the API server, as the kernel counts them, and what an hour of them is.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rolegate_tests::agent::Agent;
 use rolegate_tests::kube_api::Resource;
+use rolegate_tests::topology::WORLD_V4;
 use rolegate_tests::world::World;
 
 use super::objects;
 use super::stage::Size;
 use crate::report::float;
 
+/// Of the bench's own, which counts and nothing else.
+const TABLE: &str = "rolegate-bench";
 /// So often is each kind of event repeated.
 const ROUNDS: u32 = 20;
 /// A watch is ended by the API server after so many seconds, as the agent asks it to.
@@ -22,7 +25,7 @@ pub const EVENTS_PER_POD: f64 = 8.0;
 /// Namespaces that something changes in an hour of the churn: each of 10,000 once a day.
 pub const NAMESPACES_PER_HOUR: f64 = 417.0;
 
-/// Bytes of one thing, TLS included.
+/// Bytes of one thing, in IP packets.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Traffic {
     /// A bookmark of one watch.
@@ -98,16 +101,25 @@ impl Traffic {
     }
 }
 
-/// Bytes that came from the API server on the connections that are open now.
+/// Begins to count what comes to the node from the API server.
 ///
 /// # Errors
-/// When `ss` cannot be run or says nothing.
+/// When `nft` does not take the rule.
+pub fn count(world: &World) -> Result<()> {
+    let (from, port) = (WORLD_V4, world.cluster.double()?.address().port());
+    let rule = format!(
+        "table inet {TABLE} {{\ncounter api {{\n}}\nchain in {{\ntype filter hook input priority 0;\n\
+         ip saddr {from} tcp sport {port} counter name api\n}}\n}}"
+    );
+    world.topology.node().run("nft", &[&rule]).map(drop)
+}
+
+/// Bytes that came from the API server so far, in IP packets.
+///
+/// # Errors
+/// When nobody counts.
 pub fn received(world: &World) -> Result<u64> {
-    let api = world.cluster.url();
-    let api = api.trim_start_matches("https://");
-    let said = world.topology.node().run("ss", &["-tinH", "dst", api])?;
-    let counts = said.split_whitespace().filter_map(|word| word.strip_prefix("bytes_received:"));
-    let counts: Vec<u64> = counts.map(str::parse).collect::<Result<_, _>>()?;
-    ensure!(!counts.is_empty(), "no connection to {api}: {said}");
-    Ok(counts.iter().sum())
+    let said = world.topology.node().run("nft", &["list", "counter", "inet", TABLE, "api"])?;
+    let mut words = said.split_whitespace().skip_while(|word| *word != "bytes").skip(1);
+    words.next().and_then(|bytes| bytes.parse().ok()).with_context(|| format!("no count: {said}"))
 }
