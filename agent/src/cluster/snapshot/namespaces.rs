@@ -12,7 +12,7 @@ const PARTS: usize = 64;
 
 /// Namespaces by name.
 #[derive(Clone, Debug)]
-pub(in crate::cluster) struct Namespaces(Box<[Arc<Part>]>);
+pub(crate) struct Namespaces(Box<[Arc<Part>]>);
 
 type Part = HashSet<ByName>;
 
@@ -23,28 +23,28 @@ struct ByName(Arc<NamespaceFacts>);
 // === impl Namespaces ===
 
 impl Namespaces {
-    pub(in crate::cluster) fn get(&self, name: &str) -> Option<&Arc<NamespaceFacts>> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<NamespaceFacts>> {
         self.0[part_of(name)].get(name).map(|ByName(namespace)| namespace)
     }
 
-    pub(in crate::cluster) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.iter().map(|part| part.len()).sum()
     }
 
     /// In place of the one of that name.
-    pub(in crate::cluster) fn insert(&mut self, namespace: Arc<NamespaceFacts>) {
+    pub(crate) fn insert(&mut self, namespace: Arc<NamespaceFacts>) {
         let part = &mut self.0[part_of(&namespace.name)];
         Arc::make_mut(part).replace(ByName(namespace));
     }
 
     /// False if there is none.
-    pub(in crate::cluster) fn remove(&mut self, name: &str) -> bool {
+    pub(crate) fn remove(&mut self, name: &str) -> bool {
         let part = &mut self.0[part_of(name)];
         part.contains(name) && Arc::make_mut(part).remove(name)
     }
 
     /// Every record is the very same.
-    pub(in crate::cluster) fn shares_all_with(&self, other: &Self) -> bool {
+    pub(crate) fn shares_all_with(&self, other: &Self) -> bool {
         let theirs = |ByName(mine): &ByName| other.get(&mine.name).is_some_and(|its| Arc::ptr_eq(mine, its));
         self.len() == other.len() && self.0.iter().all(|part| part.iter().all(theirs))
     }
@@ -86,7 +86,12 @@ fn part_of(name: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::testing::mk_namespace;
+    use crate::policy::NamespaceAnnotations;
+
+    fn mk_namespace(name: &str, allowed_roles: Option<&str>) -> NamespaceFacts {
+        let allowed_roles = allowed_roles.map(Arc::from);
+        NamespaceFacts::new(name, NamespaceAnnotations { allowed_roles, ..NamespaceAnnotations::default() })
+    }
 
     fn of(names: impl IntoIterator<Item = String>) -> Namespaces {
         let mut all = Namespaces::default();
