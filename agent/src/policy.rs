@@ -117,7 +117,7 @@ impl Policy {
     /// there denies, and without it `default_allow` holds.
     #[must_use]
     pub fn imds_v1_allowed(&self, ns: &NamespaceFacts, default_allow: bool) -> bool {
-        ns.imds_v1.as_deref().map_or(default_allow, |value| value.trim() == "allow")
+        ns.annotations().imds_v1.as_deref().map_or(default_allow, |value| value.trim() == "allow")
     }
 
     fn grant(&self, pod: &PodFacts, ns: &NamespaceFacts, reasons: &mut Vec<Reason>) -> Result<Grant, Denied> {
@@ -147,7 +147,7 @@ impl Policy {
                 error,
             });
         }
-        if let Some(text) = &ns.default_role {
+        if let Some(text) = &ns.annotations().default_role {
             return self.resolve(text, RoleSource::NamespaceDefault, |error| Denied::MalformedDefaultRole {
                 at: place("the namespace's default role".to_owned(), Some(&self.keys.default_role), text),
                 error,
@@ -276,7 +276,8 @@ impl Policy {
         kept: Option<Texts>,
     ) -> Box<Remedy> {
         // A list would take the place of kiam's expression, and with it all that it permits.
-        let by_permitted = ns.allowed_roles.is_none() && ns.permitted.is_some();
+        let NamespaceAnnotations { allowed_roles, permitted, .. } = ns.annotations();
+        let by_permitted = allowed_roles.is_none() && permitted.is_some();
         let (key, kept) =
             if by_permitted { (&self.keys.permitted, None) } else { (&self.keys.allowed_roles, kept) };
         Box::new(Remedy {

@@ -17,6 +17,7 @@ pub mod plot;
 pub mod process;
 pub mod report;
 pub mod rounds;
+pub mod scale;
 pub mod scene;
 pub mod stage;
 pub mod svg;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use super::snapshot::{Owner, PodRecord, Snapshot};
+use super::snapshot::{Namespaces, Owner, PodRecord, Snapshot};
 use crate::policy::NamespaceFacts;
 use crate::types::{PodIp, PodUid};
 
@@ -49,7 +49,6 @@ pub struct Index {
 }
 
 type Pods = HashMap<PodUid, Arc<PodRecord>>;
-type Namespaces = HashMap<Arc<str>, Arc<NamespaceFacts>>;
 
 // === impl Index ===
 
@@ -76,7 +75,7 @@ impl Index {
             Event::PodInitApply(pod) => {
                 let pod = self.pinned(pod);
                 let known = self.now.pods.get(&pod.facts.uid);
-                let pod = kept(known, pod, PartialEq::eq);
+                let pod = kept(known, pod);
                 if let Some(listing) = &mut self.pods_listing {
                     insert(listing, pod);
                 }
@@ -86,22 +85,22 @@ impl Index {
             Event::PodApply(pod) => self.apply_pod(pod),
             Event::PodDelete(uid) => self.delete_pod(&uid),
             Event::NamespacesInit => {
-                self.namespaces_listing = Some(Namespaces::new());
+                self.namespaces_listing = Some(Namespaces::default());
                 false
             }
             Event::NamespaceInitApply(namespace) => {
                 let known = self.now.namespaces.get(&namespace.name);
-                let namespace = kept(known, namespace, same_annotations);
+                let namespace = kept(known, namespace);
                 if let Some(listing) = &mut self.namespaces_listing {
-                    listing.insert(Arc::clone(&namespace.name), namespace);
+                    listing.insert(namespace);
                 }
                 false
             }
             Event::NamespacesInitDone => self.namespaces_listed(),
             Event::NamespaceApply(namespace) => self.apply_namespace(namespace),
             Event::NamespaceDelete(name) => {
-                self.now.namespaces.contains_key(&name)
-                    && Arc::make_mut(&mut self.now.namespaces).remove(&name).is_some()
+                self.now.namespaces.get(&name).is_some()
+                    && Arc::make_mut(&mut self.now.namespaces).remove(&name)
             }
         }
     }
@@ -152,11 +151,7 @@ impl Index {
 
     fn namespaces_listed(&mut self) -> bool {
         let Some(listing) = self.namespaces_listing.take() else { return false };
-        let same = self.now.namespaces.len() == listing.len()
-            && listing.iter().all(|(name, facts)| {
-                self.now.namespaces.get(name).is_some_and(|known| Arc::ptr_eq(known, facts))
-            });
-        let changed = !self.now.namespaces_listed || !same;
+        let changed = !self.now.namespaces_listed || !self.now.namespaces.shares_all_with(&listing);
         if changed {
             self.now.namespaces_listed = true;
             self.now.namespaces = Arc::new(listing);
@@ -165,11 +160,10 @@ impl Index {
     }
 
     fn apply_namespace(&mut self, namespace: NamespaceFacts) -> bool {
-        if self.now.namespaces.get(&namespace.name).is_some_and(|known| same_annotations(known, &namespace)) {
+        if self.now.namespaces.get(&namespace.name).is_some_and(|known| **known == namespace) {
             return false;
         }
-        let namespace = Arc::new(namespace);
-        Arc::make_mut(&mut self.now.namespaces).insert(Arc::clone(&namespace.name), namespace);
+        Arc::make_mut(&mut self.now.namespaces).insert(Arc::new(namespace));
         true
     }
 }
@@ -188,19 +182,11 @@ fn insert(pods: &mut Pods, pod: Arc<PodRecord>) {
 
 /// The record that is known already when the new one says the same, so that what hangs on it (compiled
 /// patterns) survives.
-fn kept<T>(known: Option<&Arc<T>>, new: T, same: impl Fn(&T, &T) -> bool) -> Arc<T> {
+fn kept<T: PartialEq>(known: Option<&Arc<T>>, new: T) -> Arc<T> {
     match known {
-        Some(known) if same(known, &new) => Arc::clone(known),
+        Some(known) if **known == new => Arc::clone(known),
         _ => Arc::new(new),
     }
-}
-
-fn same_annotations(a: &NamespaceFacts, b: &NamespaceFacts) -> bool {
-    a.name == b.name
-        && a.allowed_roles == b.allowed_roles
-        && a.permitted == b.permitted
-        && a.default_role == b.default_role
-        && a.imds_v1 == b.imds_v1
 }
 
 /// Who each address belongs to. Computed anew from the pods of one node (some 250 at most).

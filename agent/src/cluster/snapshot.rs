@@ -1,8 +1,11 @@
 //! What readers see: the pods of this node and the namespaces at one instant.
 
+mod namespaces;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub(super) use self::namespaces::Namespaces;
 use crate::policy::{NamespaceFacts, PodFacts};
 use crate::types::{PodIp, PodUid};
 
@@ -39,7 +42,7 @@ pub enum Owner {
 pub struct Snapshot {
     pub(super) owners: Arc<HashMap<PodIp, Owner>>,
     pub(super) pods: Arc<HashMap<PodUid, Arc<PodRecord>>>,
-    pub(super) namespaces: Arc<HashMap<Arc<str>, Arc<NamespaceFacts>>>,
+    pub(super) namespaces: Arc<Namespaces>,
     pub(super) pods_listed: bool,
     pub(super) namespaces_listed: bool,
 }

@@ -85,7 +85,7 @@ fn pod_and_namespace_are_never_of_different_instants() {
         let (mut seen, mut role) = (HashSet::new(), String::new());
         while role != last.to_string() {
             let caller = identity.look_up(ip("10.1.0.11")).unwrap();
-            assert_eq!(caller.pod.facts.role, caller.namespace.allowed_roles);
+            assert_eq!(caller.pod.facts.role, caller.namespace.annotations().allowed_roles);
             role = caller.pod.facts.role.as_deref().unwrap().to_owned();
             seen.insert(role.clone());
             let _ = begun.send(());
@@ -151,7 +151,7 @@ async fn a_pod_seen_before_its_namespace_waits_for_the_namespace() {
         tokio::time::sleep(Duration::from_millis(10)).await;
         world.apply([Event::NamespaceApply(mk_namespace("late", Some("[\"reader\"]")))]);
     });
-    assert_eq!(caller.unwrap().namespace.allowed_roles.as_deref(), Some("[\"reader\"]"));
+    assert_eq!(caller.unwrap().namespace.annotations().allowed_roles.as_deref(), Some("[\"reader\"]"));
     assert_eq!(start.elapsed(), Duration::from_millis(10));
 }
 

@@ -2,7 +2,7 @@
 
 use super::Policy;
 use super::allow_list::Permission;
-use super::facts::NamespaceFacts;
+use super::facts::{NamespaceAnnotations, NamespaceFacts};
 use super::rules::Restrictions;
 use super::text::printable;
 use crate::types::RoleArn;
@@ -53,7 +53,8 @@ impl Policy {
             Permission::Malformed { error, .. } => Some(error.clone()),
             Permission::Silent | Permission::List(_) => None,
         })?;
-        let problem = match (&ns.allowed_roles, &ns.permitted) {
+        let NamespaceAnnotations { allowed_roles, permitted, .. } = ns.annotations();
+        let problem = match (allowed_roles, permitted) {
             (Some(value), _) => NamespaceProblem::new(
                 "allowed_roles",
                 &self.keys.allowed_roles,
@@ -71,14 +72,15 @@ impl Policy {
     }
 
     fn default_role_problem(&self, ns: &NamespaceFacts) -> Option<NamespaceProblem> {
-        let value = ns.default_role.as_deref().filter(|value| !value.is_empty())?;
+        let value = ns.annotations().default_role.as_deref().filter(|value| !value.is_empty())?;
         let error = RoleArn::resolve(value, self.rules.base.as_ref()).err()?;
         let what = format!("{error}; pods without a role get none");
         Some(NamespaceProblem::new("default_role", &self.keys.default_role, value, &what))
     }
 
     fn imds_v1_problem(&self, ns: &NamespaceFacts) -> Option<NamespaceProblem> {
-        let value = ns.imds_v1.as_deref().filter(|value| !matches!(value.trim(), "allow" | "deny"))?;
+        let imds_v1 = ns.annotations().imds_v1.as_deref();
+        let value = imds_v1.filter(|value| !matches!(value.trim(), "allow" | "deny"))?;
         let what = "it is neither allow nor deny; requests without a token are refused";
         Some(NamespaceProblem::new("imds_v1", &self.rules.keys.imds_v1, value, what))
     }

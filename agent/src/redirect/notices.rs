@@ -15,6 +15,10 @@ use crate::cluster::snapshot::Snapshot;
 /// Least time between two looks because of rules: kube-proxy writes some every second on a busy node.
 const RULES_SPACING: Duration = Duration::from_millis(500);
 
+/// So much later than the news of a pod comes the look for its sake: a look reads the kernel's rules by a dozen programs, and a
+/// request that was held for the pod shall not share the processor with them. Pods that come together cost one look.
+const PODS_DELAY: Duration = Duration::from_millis(250);
+
 /// Listens, and remembers what the last look saw, so that news that change nothing cost no look: a node that
 /// learns routes by BGP has many.
 pub(super) struct Notices {
@@ -28,6 +32,8 @@ pub(super) struct Notices {
     /// They are all of them: before, nothing can be said of interfaces.
     pub(super) listed: bool,
     pods_gone: bool,
+    /// When to look for the sake of pods.
+    pods_due: Option<Instant>,
 }
 
 // === impl Notices ===
@@ -44,12 +50,13 @@ impl Notices {
             addresses: Vec::new(),
             listed: false,
             pods_gone: false,
+            pods_due: None,
         }
     }
 
     /// Starts to listen to the kernel where nothing does: before a look, so that nothing is missed.
     pub(super) fn listen(&mut self) {
-        self.looked_at = Instant::now();
+        (self.looked_at, self.pods_due) = (Instant::now(), None);
         if self.link_watch.is_none() {
             match LinkWatch::new() {
                 Ok(watch) => self.link_watch = Some(watch),
@@ -90,7 +97,15 @@ impl Notices {
             }
             pods.changed().await
         };
+        let pods_due = self.pods_due;
+        let delayed = async {
+            match pods_due {
+                Some(due) => sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            () = delayed => true,
             change = links => {
                 if change.is_none() {
                     self.link_watch = None;
@@ -105,7 +120,12 @@ impl Notices {
             }
             news = cluster => {
                 self.pods_gone = news.is_err();
-                self.addresses_differ(pods)
+                let listed = self.listed;
+                if self.addresses_differ(pods) {
+                    self.pods_due.get_or_insert_with(|| Instant::now() + PODS_DELAY);
+                }
+                // The gate waits for these.
+                self.listed != listed
             }
         }
     }

@@ -165,7 +165,7 @@ fn unchanged_annotations_keep_the_namespace_that_is_known() {
     index.apply(Event::NamespacesInitDone);
     assert!(Arc::ptr_eq(&known, index.snapshot().namespace("default").unwrap()));
     assert!(index.apply(Event::NamespaceApply(mk_namespace("default", None))));
-    assert_eq!(index.snapshot().namespace("default").unwrap().allowed_roles, None);
+    assert_eq!(index.snapshot().namespace("default").unwrap().annotations().allowed_roles, None);
 }
 
 #[test]

@@ -140,7 +140,8 @@ mod tests {
                 assert_eq!((kept.len(), value.starts_with(&*kept)), (bytes, true));
             }
             let annotations = BTreeMap::from([(keys.allowed_roles.clone(), value)]);
-            let list = project_namespace("default", Some(&annotations), &keys).allowed_roles.unwrap();
+            let namespace = project_namespace("default", Some(&annotations), &keys);
+            let list = namespace.annotations().allowed_roles.as_ref().unwrap();
             assert!((65_537..65_539).contains(&list.len()), "{}", list.len());
         }
     }

@@ -13,6 +13,10 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 
+/// Connections to one host that are kept for the next call. After the start, when every pod's session is fetched at once, there
+/// were one for each, with buffers and TLS of some 30 KiB; refreshes are spread, and seldom need more than one.
+const MOST_IDLE: usize = 4;
+
 /// What one client of the SDK talks through.
 #[derive(Debug)]
 struct ByScheme {
@@ -55,7 +59,7 @@ fn connector(
     settings: Option<&HttpConnectorSettings>,
     components: Option<&RuntimeComponents>,
 ) -> Connector {
-    let mut builder = Connector::builder().proxy_config(proxies);
+    let mut builder = Connector::builder().proxy_config(proxies).pool_max_idle_per_host(MOST_IDLE);
     builder.set_connector_settings(settings.cloned());
     builder.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
     builder.tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build()
