@@ -6,7 +6,7 @@
 //!
 //! **Freshness.** A session is refreshed at the age of `refresh_age` or half its life, whichever comes
 //! first, less up to 6 %, so that a node's keys do not refresh together and what is handed out has
-//! life − `refresh_age` or more left. It is kept through every failure, refusals included, until 60 s (or a
+//! life − `refresh_age` or more left; less up to half where STS has throttled this node within `refresh_age`. It is kept through every failure, refusals included, until 60 s (or a
 //! tenth of a life under ten minutes) before the end that STS gave.
 //!
 //! **Refusals** are remembered for 15 s growing to 2 min (`error_ttl`: a fixed time), and forgotten at once
@@ -284,6 +284,9 @@ impl Broker {
                 cells.invalidate(key.as_ref());
             }
         }
+        // In the order of pods, not in that of hashes: what is new is fetched in the order in which it is heard of.
+        let mut wanted: Vec<_> = wanted.into_iter().collect();
+        wanted.sort_unstable_by(|(_, one), (_, other)| one.first().cmp(&other.first()));
         for (key, pods) in wanted {
             self.shared.cell(&key).want(&pods);
         }

@@ -54,6 +54,22 @@ pub struct Restart {
 // === impl Fleet ===
 
 impl Fleet {
+    /// From one refresh of a session to the next, on average: the refresh age or half the session's life, less half of the
+    /// jitter's 6 %, and the call.
+    #[must_use]
+    pub fn round(&self) -> Duration {
+        node::REFRESH_AGE.min(self.session / 2) * 97 / 100 + sts::LATENCY
+    }
+
+    /// Whole rounds before the restart, from between the start and the first.
+    #[must_use]
+    pub fn rounds(&self) -> std::ops::Range<usize> {
+        let (round, end) = (self.round(), self.restart.map_or(self.lasts, |restart| restart.at));
+        let whole = |time: Duration| usize::try_from(time.as_secs()).unwrap_or(usize::MAX);
+        let count = end.saturating_sub(round / 2).as_secs() / round.as_secs().max(1);
+        whole(round / 2)..whole(round / 2 + round * u32::try_from(count).unwrap_or(u32::MAX))
+    }
+
     /// Plays it; what STS saw, and how long pods waited.
     ///
     /// # Errors

@@ -29,7 +29,7 @@ const HOLD: Duration = Duration::from_millis(900);
 /// How long a client waits before it asks again; SDKs: one to some seconds.
 const ASKS_AGAIN: Duration = Duration::from_secs(1);
 /// Refresh age (`--iam-role-session-ttl`).
-const REFRESH_AGE: Duration = Duration::from_secs(15 * 60);
+pub(super) const REFRESH_AGE: Duration = Duration::from_secs(15 * 60);
 const NAMESPACE: &str = "default";
 
 /// A node and its pods.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::tally::Tally;
 
 /// What STS takes for an answer.
-const LATENCY: Duration = Duration::from_millis(150);
+pub(super) const LATENCY: Duration = Duration::from_millis(150);
 
 /// One account, of all nodes.
 pub(super) struct Account {

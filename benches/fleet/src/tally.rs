@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 /// Calls that STS saw, and how long was waited for first sessions.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Calls in each second, throttled ones included.
     calls: Vec<u64>,

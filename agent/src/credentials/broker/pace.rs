@@ -28,6 +28,8 @@ use crate::types::PodUid;
 const THROTTLE_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause after STS throttles: its buckets refill every second (STS quota: calls per second).
 const THROTTLE_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// What nobody waits for pauses so many times as long: the quota is the account's, and pods wait on other nodes.
+const THROTTLE_UNWAITED: u32 = 3;
 /// A call of this age hangs: it counts among those in flight, but says nothing about throttling.
 const HANGS_AFTER: Duration = Duration::from_secs(1);
 /// Failures in a row, each of another key than the one before, that make an outage of the node's.
@@ -79,6 +81,8 @@ struct State {
     /// The bucket as a point in time: it is full when this is past, empty when `burst` ahead.
     spent_until: Instant,
     paused_until: Instant,
+    /// The same for calls that nobody waits for.
+    unwaited_until: Instant,
     pauses: u32,
     paused_at: Option<Instant>,
     outage: Outage,
@@ -147,6 +151,7 @@ impl Pace {
                 window: most_in_flight,
                 spent_until: now,
                 paused_until: now,
+                unwaited_until: now,
                 pauses: 0,
                 paused_at: None,
                 outage: Outage { failures: 0, last_key: None, next_retry: now },
@@ -244,7 +249,7 @@ impl Pace {
         }
     }
 
-    /// STS throttled the call of `permit`: everybody waits. Calls that left before the last pause say nothing new.
+    /// STS throttled the call of `permit`: everybody waits, those the longest that nobody waits for. Calls that left before the last pause say nothing new.
     pub(super) fn throttled(&self, permit: &Permit) {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -256,7 +261,14 @@ impl Pace {
         state.pauses += 1;
         state.window = (state.window / 2).max(1);
         state.paused_at = Some(now);
-        state.paused_until = now + self.jitter(pause, 500, (0, u64::from(state.pauses)));
+        let pause = self.jitter(pause, 500, (0, u64::from(state.pauses)));
+        state.paused_until = now + pause;
+        state.unwaited_until = now + pause * THROTTLE_UNWAITED;
+    }
+
+    /// True if STS has throttled this node within `time`.
+    pub(super) fn throttled_within(&self, time: Duration) -> bool {
+        self.state.lock().paused_at.is_some_and(|paused| paused.elapsed() < time)
     }
 
     /// `most`, less up to `permille` thousandths of it: the same for the same `of`, another on another node.
@@ -282,7 +294,9 @@ impl Pace {
         }
         let window_at = state.window_at(now).unwrap_or(now);
         let bucket_at = (state.spent_until + self.call_every).checked_sub(burst).unwrap_or(now);
-        let when = bucket_at.max(state.paused_until).max(window_at);
+        let paused_until =
+            if first.ticket.cause() == Cause::Demand { state.paused_until } else { state.unwaited_until };
+        let when = bucket_at.max(paused_until).max(window_at);
         if when > now {
             return Turn::At(when);
         }
