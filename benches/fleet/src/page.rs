@@ -31,7 +31,7 @@ impl Cell {
     }
 
     fn restart_second(&self) -> usize {
-        self.fleet.restart.map_or(self.seconds(), |restart| whole(restart.at))
+        self.fleet.restart.map_or_else(|| self.seconds(), |restart| whole(restart.at))
     }
 
     fn seconds(&self) -> usize {

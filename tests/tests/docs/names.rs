@@ -66,6 +66,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
         &[
             "agent-flag",
             "attack",
+            "docs",
             "herds",
             "help",
             "namespaces",
