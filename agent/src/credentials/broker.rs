@@ -6,7 +6,7 @@
 //!
 //! **Freshness.** A session is refreshed at the age of `refresh_age` or half its life, whichever comes
 //! first, less up to 6 %, so that a node's keys do not refresh together and what is handed out has
-//! life − `refresh_age` or more left. It is kept through every failure, refusals included, until 60 s (or a
+//! life − `refresh_age` or more left; less up to half where STS has throttled this node within `refresh_age`. It is kept through every failure, refusals included, until 60 s (or a
 //! tenth of a life under ten minutes) before the end that STS gave.
 //!
 //! **Refusals** are remembered for 15 s growing to 2 min (`error_ttl`: a fixed time), and forgotten at once
@@ -36,6 +36,7 @@ mod seat;
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -186,6 +187,21 @@ impl Broker {
         render: fn(&Session) -> Bytes,
         registry: &Registry,
     ) -> Self {
+        let seed = RandomState::new().hash_one(());
+        Self::seeded(seed, source, config, clock, tasks, render, registry)
+    }
+
+    /// The same, with jitter that `seed` decides: what is simulated can be repeated.
+    #[must_use]
+    pub fn seeded(
+        seed: u64,
+        source: Arc<dyn CredentialSource>,
+        config: config::Credentials,
+        clock: Clock,
+        tasks: TaskTracker,
+        render: fn(&Session) -> Bytes,
+        registry: &Registry,
+    ) -> Self {
         let cells = Cache::builder()
             .max_capacity(KEYS_MAX)
             .eviction_policy(EvictionPolicy::lru())
@@ -194,7 +210,7 @@ impl Broker {
             })
             .build();
         let short_roles = Cache::builder().max_capacity(KEYS_MAX).time_to_live(SHORT_ROLE_MEMORY).build();
-        let pace = Pace::new(&config);
+        let pace = Pace::new(&config, seed);
         Self {
             shared: Arc::new(Shared {
                 source,
@@ -268,6 +284,9 @@ impl Broker {
                 cells.invalidate(key.as_ref());
             }
         }
+        // In the order of pods, not in that of hashes: what is new is fetched in the order in which it is heard of.
+        let mut wanted: Vec<_> = wanted.into_iter().collect();
+        wanted.sort_unstable_by(|(_, one), (_, other)| one.first().cmp(&other.first()));
         for (key, pods) in wanted {
             self.shared.cell(&key).want(&pods);
         }
@@ -336,6 +355,7 @@ impl Shared {
         let mut next = now + SWEEP_EVERY;
         let mut held = meter::Held::default();
         let wall = self.clock.now();
+        let mut due = Vec::new();
         let looking = self.looking.lock();
         for (key, cell) in &self.cells {
             if let Some(usable) = cell.usable(wall) {
@@ -345,11 +365,14 @@ impl Shared {
                 Due::Idle => {}
                 Due::At(when) => next = next.min(when),
                 Due::Forget => self.cells.invalidate(key.as_ref()),
-                Due::Fetch(cause) => {
-                    if let Some(flight) = cell.begin(|pod| self.pace.ticket(cause, pod)) {
-                        self.launch(cell, flight);
-                    }
-                }
+                Due::Fetch(cause) => due.push((cause, cell)),
+            }
+        }
+        // In the order in which they were first heard of, not in that of hashes.
+        due.sort_unstable_by_key(|(_, cell)| cell.id);
+        for (cause, cell) in due {
+            if let Some(flight) = cell.begin(|pod| self.pace.ticket(cause, pod)) {
+                self.launch(cell, flight);
             }
         }
         drop(looking);

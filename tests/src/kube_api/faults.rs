@@ -142,6 +142,11 @@ impl<'a> Faults<'a> {
         self.shared.change(|state| state.bookmark_every = period);
     }
 
+    /// No watch gets a bookmark: the real one sends none of a resource that has not changed since it started.
+    pub fn no_bookmarks(&self) {
+        self.shared.change(|state| state.bookmarks = false);
+    }
+
     /// While down, every connection is closed and new ones are closed at once.
     pub fn down(&self, down: bool) {
         self.shared.change(|state| state.down = down);

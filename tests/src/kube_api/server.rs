@@ -227,7 +227,10 @@ fn list(
         None => {
             let objects = state.of(resource).objects.values();
             let items = objects.filter(|object| selector.matches(object)).cloned().collect();
-            Rest { version: state.version, items }
+            // "Any" is answered from the watch cache, which moves with its resource alone.
+            let cached = request.query.get("resourceVersion").is_some_and(|version| version == "0");
+            let version = if cached { state.cached_version(resource) } else { state.version };
+            Rest { version, items }
         }
     };
     let limit = request.query.get("limit").and_then(|text| text.parse().ok()).filter(|limit| *limit > 0);

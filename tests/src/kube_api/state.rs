@@ -138,6 +138,7 @@ pub(super) struct State {
     pub(super) epochs: Epochs,
     pub(super) stall_all: bool,
     pub(super) down: bool,
+    pub(super) bookmarks: bool,
     pub(super) bookmark_every: Duration,
     pub(super) open_watches: usize,
     pub(super) requests: Vec<Request>,
@@ -229,6 +230,7 @@ impl Shared {
             epochs: Epochs::default(),
             stall_all: false,
             down: false,
+            bookmarks: true,
             bookmark_every: BOOKMARK_EVERY,
             open_watches: 0,
             requests: Vec::new(),
@@ -328,6 +330,13 @@ impl State {
         self.next_version();
         self.record(resource, key.to_owned(), None);
         true
+    }
+
+    /// What watches have come to.
+    pub(super) fn cached_version(&self, resource: Resource) -> u64 {
+        let Collection { history, held_after, .. } = self.of(resource);
+        let shown = |change: &&Change| held_after.is_none_or(|held| change.version <= held);
+        history.iter().rev().find(shown).map_or(1, |change| change.version)
     }
 
     /// A number that nothing had before.

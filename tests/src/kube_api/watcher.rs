@@ -176,7 +176,7 @@ impl Watcher {
     /// A bookmark at the position if one is due, else a wait until then or `wake`.
     fn bookmark(&mut self, state: &State, now: Instant, wake: Instant) -> Step {
         // Nothing below the version that was asked for is ever shown, bookmarks neither.
-        if !self.wanted.bookmarks || self.wanted.from > state.version {
+        if !self.wanted.bookmarks || !state.bookmarks || self.wanted.from > state.version {
             return Step::Wait(wake);
         }
         let asked = state.epochs.bookmark > self.opened.bookmark;

@@ -76,6 +76,7 @@ async fn a_watch_that_stalls_without_closing_is_reopened_after_75_seconds() {
     world.api.faults().delay_lists(Resource::Pods, Duration::from_secs(10));
     world.api.delete_pod("default", "a");
     world.api.apply_pod(&pod("b", "10.1.0.11"));
+    world.api.apply_namespace("new", &[]);
     let start = Instant::now();
     tokio::time::sleep(STALE - Duration::from_secs(1)).await;
     assert_eq!((world.gate("pods"), world.lists(Resource::Pods).len()), (String::new(), 1));
@@ -113,6 +114,56 @@ async fn bookmarks_alone_keep_a_quiet_watch_alive_for_an_hour() {
         );
         // Each watch ends after 290 s, as it asked for.
         assert_eq!((lists, watches), (1, 13), "{resource}");
+    }
+    world.stop().await;
+}
+
+/// Nor is one without bookmarks, as of a resource that has not changed since the API server started: once a minute the
+/// agent asks whether there was anything to say, which costs no list, and what happens is seen at once.
+#[tokio::test(start_paused = true)]
+async fn silence_in_which_nothing_happened_keeps_the_agent_ready_for_an_hour() {
+    let api = api();
+    api.faults().no_bookmarks();
+    for n in 0..300 {
+        api.apply_namespace(&format!("team-{n}"), &[]);
+    }
+    let mut world = World::ready(api).await;
+    for minute in 1..=60 {
+        tokio::time::sleep(MINUTE).await;
+        // As in every cluster, something happens elsewhere.
+        world.api.apply_pod(&pod("elsewhere", "10.1.0.99").node("n2"));
+        world.api.delete_pod("default", "elsewhere");
+        assert_eq!(world.gate("namespaces"), "", "minute {minute}");
+    }
+    assert_eq!(world.restarts(Resource::Namespaces, "stalled"), 0.0);
+    let lists = world.lists(Resource::Namespaces);
+    let (asked, listed): (Vec<_>, Vec<_>) =
+        lists.iter().partition(|request| request.query.contains_key("resourceVersion"));
+    // Four pages at the start; then every 67.5 s, while watches of 290 s end by themselves.
+    assert_eq!((listed.len(), asked.len()), (4, 53));
+    world.api.apply_pod(&pod("a", "10.1.0.11"));
+    let waited = world.until_owner("10.1.0.11", "a").await;
+    assert!(waited <= TICKS, "{waited:?}");
+    world.stop().await;
+}
+
+/// Where another server may have taken over, silence is not vouched for: everything is listed once, before anything is
+/// stale.
+#[tokio::test(start_paused = true)]
+async fn silence_after_a_broken_watch_is_ended_by_a_list_in_time() {
+    let api = api();
+    api.faults().no_bookmarks();
+    let world = World::ready(api).await;
+    world.api.faults().break_watches();
+    let start = Instant::now();
+    while start.elapsed() < 10 * MINUTE {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(world.gates.ready(), "{:?}: {:?}", start.elapsed(), world.gates.list());
+    }
+    for resource in BOTH {
+        let lists = world.lists(resource);
+        let listed = lists.iter().filter(|request| !request.query.contains_key("resourceVersion"));
+        assert_eq!((listed.count(), world.restarts(resource, "stalled")), (2, 1.0), "{resource}");
     }
     world.stop().await;
 }

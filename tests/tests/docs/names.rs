@@ -67,6 +67,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
             "agent-flag",
             "attack",
             "draw",
+            "docs",
             "herds",
             "help",
             "namespaces",

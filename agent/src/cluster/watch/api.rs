@@ -19,6 +19,9 @@ use crate::cluster::answer::{self, Refusal, SendError, Status, chain, content_ty
 /// takes in a request. A page that is larger is asked for in smaller ones.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
 
+/// No object has this name: a name is as RFC 1123 says, and ends with no hyphen.
+const NOBODY: &str = "-";
+
 /// The API server, as far as one resource is concerned.
 pub(super) struct Api {
     client: Client,
@@ -79,6 +82,15 @@ impl Api {
             version: list.metadata.resource_version,
             next: list.metadata.next.filter(|token| !token.is_empty()),
         })
+    }
+
+    /// The version that the API server's watch cache has come to, below which it has sent everything to watches. Costs
+    /// a list without objects: none has that name.
+    pub(super) async fn cached_version(&self, fields: Option<&str>) -> Result<String, WatchError> {
+        let nobody = format!("metadata.name={NOBODY}");
+        let selector = fields.map_or_else(|| nobody.clone(), |fields| format!("{fields},{nobody}"));
+        let params = ListParams::default().fields(&selector).match_any();
+        self.list(&params).await.map(|page| page.version)
     }
 
     /// A watch of what happens after `version`.

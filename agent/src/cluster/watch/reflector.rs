@@ -27,6 +27,10 @@ pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 /// The API server is asked to end each watch after so many seconds (kube's default).
 const WATCH_SECONDS: u32 = 290;
 
+/// Of the limit for silence: after so much of it the API server is asked whether there was anything to say. Where it sends
+/// bookmarks they come before, after 60 to 62 s of 75; what is left is time for a list.
+const QUIET_PERCENT: u32 = 90;
+
 /// A watch that lived so long worked, even if it brought nothing.
 const STEADY: Duration = Duration::from_secs(5);
 
@@ -46,6 +50,14 @@ pub(super) struct Reflector<'a> {
     pub(super) freshness: &'a Freshness,
     pub(super) publisher: &'a Publisher,
     pub(super) metrics: &'a ResourceMetrics,
+}
+
+/// Where a watch goes on from.
+struct Position {
+    version: String,
+    /// The version is this server's own: nothing has been heard of a server before it since. One that was restored,
+    /// or is another, is silent below a version that it has not come to.
+    vouched: bool,
 }
 
 /// Why a list or a watch is over.
@@ -74,16 +86,16 @@ impl Reflector<'_> {
         let listed = async {
             let api = Api::new(self.connector.connect().await?, self.resource);
             let version = self.list(&api).await?;
-            Ok((api, version))
+            Ok((api, Position { version, vouched: true }))
         };
-        let (api, mut version) = match listed.await {
+        let (api, mut position) = match listed.await {
             Ok(listed) => listed,
             Err(error) => return End::failed(error),
         };
         let resync = self.resync;
         let relist_at = Instant::now() + if resync.is_zero() { NEVER } else { jittered(resync) };
         loop {
-            let end = self.watch(&api, &mut version, relist_at, backoff).await;
+            let end = self.watch(&api, &mut position, relist_at, backoff).await;
             if end.relist || self.stalled_since(self.freshness.last()) {
                 return end;
             }
@@ -124,28 +136,44 @@ impl Reflector<'_> {
     }
 
     /// One watch, until it ends, fails, stalls, or a list is due.
-    async fn watch(&self, api: &Api, version: &mut String, relist_at: Instant, backoff: &mut Backoff) -> End {
+    async fn watch(
+        &self,
+        api: &Api,
+        position: &mut Position,
+        relist_at: Instant,
+        backoff: &mut Backoff,
+    ) -> End {
         let mut params = WatchParams::default().timeout(WATCH_SECONDS);
         params.field_selector.clone_from(&self.fields);
-        let mut events = match self.answered("watch", api.watch(&params, version)).await {
+        let mut events = match self.answered("watch", api.watch(&params, &position.version)).await {
             Ok(events) => events,
-            Err(error) => return End::failed(error),
+            Err(error) => {
+                position.vouched = false;
+                return End::failed(error);
+            }
         };
         let opened = Instant::now();
         self.freshness.opened();
         let end = loop {
-            let stalled_at = opened.max(self.freshness.last()) + self.stall_limit;
+            let heard = opened.max(self.freshness.last());
             let event = tokio::select! {
                 biased;
                 event = events.next() => event,
                 () = tokio::time::sleep_until(relist_at) => break End::of(Reason::Resync),
-                () = tokio::time::sleep_until(stalled_at) => break End::of(Reason::Stalled),
+                () = tokio::time::sleep_until(heard + self.stall_limit) => break End::of(Reason::Stalled),
+                missed = self.missed(api, position) => {
+                    if missed {
+                        break End::of(Reason::Stalled);
+                    }
+                    self.freshness.heard();
+                    continue;
+                }
             };
             match event {
                 None => break End::of(Reason::Ended),
                 Some(Err(error)) => break End::failed(error),
                 Some(Ok(event)) => {
-                    if let Err(error) = self.heard(event, version) {
+                    if let Err(error) = self.heard(event, position) {
                         break End::failed(error);
                     }
                     backoff.reset();
@@ -155,11 +183,31 @@ impl Reflector<'_> {
         if opened.elapsed() >= STEADY {
             backoff.reset();
         }
+        // It ends by itself, or its server did.
+        position.vouched &= opened.elapsed().as_secs() + 1 >= u64::from(WATCH_SECONDS);
         end
     }
 
+    /// Resolves when nothing has been heard for long: whether the watch has missed something. An API server sends no
+    /// bookmark of a resource that has not changed since it started, so that silence alone tells nothing of namespaces. What it would send it has in its watch cache, and says the version of that with each list
+    /// that is answered from there (`resourceVersion=0`); nothing there is newer than what was seen: there was nothing to
+    /// say. An error is no answer: silence goes on.
+    async fn missed(&self, api: &Api, position: &Position) -> bool {
+        tokio::time::sleep_until(self.freshness.last() + self.stall_limit * QUIET_PERCENT / 100).await;
+        if !position.vouched {
+            return true;
+        }
+        match self.answered("list", api.cached_version(self.fields.as_deref())).await {
+            Ok(cached) => !position.is_at_least(&cached),
+            Err(error) => {
+                tracing::debug!(resource = %self.resource, %error, "a silent watch is not vouched for");
+                std::future::pending().await
+            }
+        }
+    }
+
     /// One event of a watch.
-    fn heard(&self, event: Event, version: &mut String) -> Result<(), WatchError> {
+    fn heard(&self, event: Event, position: &mut Position) -> Result<(), WatchError> {
         let (kind, object, change) = match event {
             Event::Applied(object) => {
                 let change = self.resource.applied(&object, self.keys);
@@ -171,7 +219,7 @@ impl Reflector<'_> {
             }
             Event::Bookmark(at) => {
                 self.metrics.event(Kind::Bookmark);
-                *version = at;
+                position.reached(at);
                 self.freshness.heard();
                 return Ok(());
             }
@@ -183,7 +231,7 @@ impl Reflector<'_> {
         self.metrics.event(kind);
         self.take(&object, change);
         if let Some(at) = object.version {
-            *version = at;
+            position.reached(at);
         }
         self.freshness.heard();
         Ok(())
@@ -232,6 +280,22 @@ impl Reflector<'_> {
             None => tracing::debug!(resource = %self.resource, reason, ?delay, "kubernetes watch restarts"),
         }
         tokio::time::sleep(delay).await;
+    }
+}
+
+// === impl Position ===
+
+impl Position {
+    /// The watch that is open said this version.
+    fn reached(&mut self, version: String) {
+        *self = Self { version, vouched: true };
+    }
+
+    /// Versions are numbers of one sequence for each resource (Kubernetes 1.35 promises it, and etcd's revisions always
+    /// were); one that is none tells nothing.
+    fn is_at_least(&self, version: &str) -> bool {
+        let numbers = (self.version.parse::<u64>(), version.parse::<u64>());
+        matches!(numbers, (Ok(own), Ok(other)) if own >= other)
     }
 }
 

@@ -23,6 +23,10 @@ const RETRY_JITTER_PERMILLE: u32 = 250;
 /// A refresh is made earlier by up to so many thousandths: 15 minutes become 14:06 to 15:00.
 const REFRESH_JITTER_PERMILLE: u32 = 60;
 
+/// The same where STS throttles: what many nodes got together at their start must not come of age together, or all of
+/// it is asked for again within a minute. 15 minutes become 7:30 to 15:00.
+const THROTTLED_JITTER_PERMILLE: u32 = 500;
+
 /// Lands the flight, however its task ends: one that panics must not leave its key waiting for ever.
 struct Landing<'a> {
     shared: &'a Shared,
@@ -164,9 +168,11 @@ impl Shared {
     fn hold(&self, cell: &Cell, mut session: Session) -> Result<Held, SourceError> {
         session.document = (self.render)(&session);
         let expiration = session.expiration;
+        let throttled = self.pace.throttled_within(self.config.refresh_age);
+        let permille = if throttled { THROTTLED_JITTER_PERMILLE } else { REFRESH_JITTER_PERMILLE };
         let jitter = |age| {
             let issue = expiration.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
-            self.pace.jitter(age, REFRESH_JITTER_PERMILLE, (cell.id, issue.as_secs()))
+            self.pace.jitter(age, permille, (cell.id, issue.as_secs()))
         };
         Held::new(Arc::new(session), cell.key.duration, self.config.refresh_age, jitter).ok_or_else(|| {
             SourceError::Unavailable { reason: "the session has ended by this node's clock".into() }

@@ -11,7 +11,7 @@
 mod queue;
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -65,7 +65,8 @@ pub(super) struct Pace {
     most_in_flight: usize,
     call_every: Duration,
     burst: Duration,
-    seed: RandomState,
+    /// Of the node's jitter.
+    seed: u64,
 }
 
 #[derive(Debug)]
@@ -134,7 +135,7 @@ impl Ticket {
 // === impl Pace ===
 
 impl Pace {
-    pub(super) fn new(config: &config::Credentials) -> Arc<Self> {
+    pub(super) fn new(config: &config::Credentials, seed: u64) -> Arc<Self> {
         let now = Instant::now();
         let call_every = Duration::from_secs(1) / config.calls_per_second.max(1);
         let most_in_flight = config.calls_in_flight.max(1);
@@ -154,7 +155,7 @@ impl Pace {
             most_in_flight,
             call_every,
             burst: call_every * config.calls_burst.max(1),
-            seed: RandomState::new(),
+            seed,
         })
     }
 
@@ -258,9 +259,16 @@ impl Pace {
         state.paused_until = now + self.jitter(pause, 500, (0, u64::from(state.pauses)));
     }
 
+    /// True if STS has throttled this node within `time`.
+    pub(super) fn throttled_within(&self, time: Duration) -> bool {
+        self.state.lock().paused_at.is_some_and(|paused| paused.elapsed() < time)
+    }
+
     /// `most`, less up to `permille` thousandths of it: the same for the same `of`, another on another node.
     pub(super) fn jitter(&self, most: Duration, permille: u32, of: (u64, u64)) -> Duration {
-        let less = u32::try_from(self.seed.hash_one(of) % (u64::from(permille) + 1)).unwrap_or(0);
+        let mut hasher = DefaultHasher::new();
+        (self.seed, of).hash(&mut hasher);
+        let less = u32::try_from(hasher.finish() % (u64::from(permille) + 1)).unwrap_or(0);
         most - most * less / 1000
     }
 

@@ -123,7 +123,7 @@ async fn throttling_a_role_that_hangs_and_one_that_is_refused_hold_up_nobody_els
 
 #[tokio::test(start_paused = true)]
 async fn demand_goes_before_prefetch_and_prefetch_before_refresh() {
-    let pace = Pace::new(&config::Credentials { calls_in_flight: 1, ..config() });
+    let pace = Pace::new(&config::Credentials { calls_in_flight: 1, ..config() }, 0);
     let blocker = pace.permit(&pace.ticket(Cause::Refresh, None)).await;
     let order = Arc::new(Mutex::new(Vec::new()));
     let tasks = TaskTracker::new();

@@ -65,6 +65,30 @@ async fn a_hundred_keys_of_one_age_are_all_refreshed_in_time_and_not_at_once() {
     assert!(times[99].duration_since(times[0]) > Duration::from_secs(30));
 }
 
+/// As all nodes of a large fleet see it that start together.
+#[tokio::test(start_paused = true)]
+async fn what_came_while_sts_throttled_is_refreshed_over_half_of_the_time_and_evenly_from_then_on() {
+    let bench = Bench::new();
+    let keys: Vec<_> = (0..100).map(|n| key(&format!("role-{n}"))).collect();
+    let mut throttled = 0;
+    bench.sts.script(move |_| {
+        throttled += 1;
+        if throttled <= 10 { Reply::Fail(SourceError::Throttled) } else { Reply::Give }
+    });
+    let wanted: Vec<_> = keys.iter().map(|key| (key, ["a"].as_slice())).collect();
+    bench.want(&wanted);
+    sleep(MINUTE * 7).await;
+    assert_eq!(bench.sts.calls(), 110);
+    sleep(MINUTE * 10).await;
+    let times: Vec<_> = bench.sts.calls.lock()[110..210].iter().map(|(at, _)| *at).collect();
+    let over = times[99].duration_since(times[0]);
+    assert!(over > MINUTE * 6 && over < MINUTE * 9, "{over:?}");
+    for key in &keys {
+        let left = bench.broker.cached(key).unwrap().expiration.duration_since(bench.clock.now()).unwrap();
+        assert!(left >= MINUTE * 45 - Duration::from_secs(1), "{left:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_replica_made_again_is_served_from_the_cache_while_others_live() {
     let bench = Bench::new();
