@@ -13,6 +13,12 @@ use super::made;
 
 const VARIANTS: [&str; 2] = ["default", "slim"];
 
+/// What the binary may take, in bytes. Its pages are most of the agent's resident memory, on every node.
+const MOST_BINARY: u64 = 12_700_000;
+
+/// What all files of the slim image may take together, in bytes.
+const MOST_SLIM: u64 = 15_000_000;
+
 /// Everything but directories that both images have. `@` stands for the C library's name of the platform.
 const BOTH: [&str; 10] = [
     "etc/group",
@@ -114,6 +120,23 @@ fn expected(variant: &str) -> Vec<String> {
     }
     files.sort();
     files
+}
+
+#[test]
+fn binary_and_slim_image_keep_within_their_sizes() {
+    let Some(image) = made("binary_and_slim_image_keep_within_their_sizes", "slim") else { return };
+    let entries = image.entries().unwrap();
+    let binary = entries.iter().find(|entry| entry.path == "usr/local/bin/rolegate").unwrap().size;
+    let all: u64 = entries.iter().map(|entry| entry.size).sum();
+    println!("binary {binary} bytes, slim image {all} bytes");
+    for (what, size, most) in [("binary", binary, MOST_BINARY), ("slim image", all, MOST_SLIM)] {
+        assert!(
+            size <= most,
+            "the {what} has {size} bytes, {most} are allowed. The heading Size of docs/performance.md says what it is made of \
+             and how to look; a new package off the hot path is built small unless Cargo.toml names it. Where it must \
+             grow, raise the number here in the same change and say why."
+        );
+    }
 }
 
 #[test]
