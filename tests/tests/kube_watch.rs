@@ -176,7 +176,7 @@ async fn pods_of_the_node_alone_and_namespaces_are_listed_in_pages_and_then_watc
     assert_eq!(owner(&snapshot, "10.1.0.7").as_deref(), Some("mine-7"));
     assert!(snapshot.owner(ip("10.2.0.7")).is_none());
     let namespace = snapshot.namespace("default").unwrap();
-    assert_eq!(namespace.allowed_roles.as_deref(), Some("[\"reader\"]"));
+    assert_eq!(namespace.annotations().allowed_roles.as_deref(), Some("[\"reader\"]"));
 
     world.until_watched(Resource::Pods, 1).await;
     world.until_watched(Resource::Namespaces, 1).await;
@@ -401,7 +401,7 @@ async fn a_request_of_an_unknown_address_is_answered_when_the_watch_brings_the_p
     });
     let caller = caller.unwrap();
     assert_eq!(&*caller.pod.facts.name, "a");
-    assert_eq!(caller.namespace.allowed_roles.as_deref(), Some("[\"reader\"]"));
+    assert_eq!(caller.namespace.annotations().allowed_roles.as_deref(), Some("[\"reader\"]"));
     assert_eq!(world.metric("rolegate_identity_held_total", &[("outcome", "answered")]), 1.0);
     world.stop().await;
 }
