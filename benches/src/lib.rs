@@ -5,9 +5,12 @@
 //! things as well.
 
 pub mod bare;
+pub mod budget;
+pub mod cluster;
 pub mod flags;
 pub mod load;
 pub mod measure;
+pub mod node;
 pub mod process;
 pub mod report;
 pub mod scene;
