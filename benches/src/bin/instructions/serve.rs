@@ -10,6 +10,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use rolegate::accept::AcceptErrors;
 use rolegate::config;
 use rolegate::imds::document::render_session;
+use rolegate::imds::handler::Door;
 use rolegate::imds::token::LONGEST_TTL_SECONDS;
 use rolegate::metrics::Registry;
 use rolegate::server::{Answer as Answers, Listeners, Peer, Pool, Queue, Server};
@@ -17,9 +18,8 @@ use rolegate::telemetry::Telemetry;
 use rolegate_benches::bare::{self, Answer};
 use rolegate_benches::cluster::{index, pod};
 use rolegate_benches::node::{HOLD, Node, session};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -48,14 +48,18 @@ pub(crate) fn serve() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let tracker = TaskTracker::new();
-        tracker.spawn(agent(registry, tracker.clone()));
+        let (server, listeners) = agent(&registry, tracker.clone()).await?;
+        let (_queue, own) = watch::channel(Queue::Own);
+        let errors = AcceptErrors::register(&registry);
+        tracker.spawn(server.run(listeners, errors, own, CancellationToken::new()));
         tracker.spawn(bare::serve(TcpListener::bind((BARE, 80)).await?, yardstick()?));
-        let mut lines = BufReader::new(tokio::io::stdin()).lines();
+        let (heard, mut lines) = mpsc::unbounded_channel();
+        std::thread::spawn(move || std::io::stdin().lines().try_for_each(|line| heard.send(line)));
         say("ready")?;
-        while let Some(line) = lines.next_line().await? {
+        while let Some(line) = lines.recv().await {
             between_two_counts();
             say(&format!("{} {:?}", allocations::count(), allocations::sites()))?;
-            if line == RECORD {
+            if line? == RECORD {
                 allocations::record();
             }
         }
@@ -76,11 +80,11 @@ fn say(line: &str) -> Result<()> {
 }
 
 /// As `rolegate run` wires it, but for what is not on the way of a request.
-async fn agent(registry: Registry, tracker: TaskTracker) -> Result<()> {
+async fn agent(registry: &Registry, tracker: TaskTracker) -> Result<(Server<Door, Nobody>, Listeners)> {
     let node = Node::new(index(ALLOWED).snapshot()).with_witnesses();
     let ip = *pod(POD, ROLE).ips.first().context("a pod has an address")?;
     let (broker, _) = node.broker(ip).await;
-    let door = Arc::new(node.door(broker, &registry));
+    let door = Arc::new(node.door(broker, registry));
     let config = config::Server {
         app_port: 0,
         metrics_port: 0,
@@ -89,10 +93,8 @@ async fn agent(registry: Registry, tracker: TaskTracker) -> Result<()> {
         drain: Duration::from_secs(1),
     };
     let nobody = Arc::new(Nobody);
-    let server = Server::new(&config, HOLD, 65_536, door, nobody, tracker, &registry);
-    let (_queue, own) = watch::channel(Queue::Own);
-    let listeners = Listeners::bind_at_imds(&Pool::default())?;
-    server.run(listeners, AcceptErrors::register(&registry), own, CancellationToken::new()).await
+    let server = Server::new(&config, HOLD, 65_536, door, nobody, tracker, registry);
+    Ok((server, Listeners::bind_at_imds(&Pool::default())?))
 }
 
 /// What the agent answers, known beforehand.
