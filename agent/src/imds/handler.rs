@@ -318,7 +318,7 @@ impl Door {
         let now = self.with.identity.still_owner(caller.ip, &caller.pod.facts.uid).ok_or(Refusal::Moved)?;
         let attested = self.with.identity.attest(caller, deadline).await;
         attested.map_err(|why| self.unidentified(caller.ip, why))?;
-        match policy.decide(&now.pod.facts, &now.namespace).outcome {
+        match policy.outcome(&now.pod.facts, &now.namespace) {
             Ok(grant) if SessionKey::from(&grant) == *key => Ok(()),
             Ok(_) | Err(_) => Err(Refusal::Moved),
         }
@@ -372,7 +372,7 @@ impl Door {
     }
 
     fn decide(&self, policy: &Policy, caller: &Caller) -> Result<Grant, Denied> {
-        policy.decide(&caller.pod.facts, &caller.namespace).outcome
+        policy.outcome(&caller.pod.facts, &caller.namespace)
     }
 }
 
