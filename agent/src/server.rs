@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -195,17 +196,22 @@ impl<D: Answer + 'static, U: Answer + 'static> Server<D, U> {
         mut queue: watch::Receiver<Queue>,
         shutdown: CancellationToken,
     ) {
-        loop {
+        let mut ended = pin!(shutdown.cancelled());
+        'queue: loop {
             let left = *queue.borrow_and_update() == Queue::Left;
-            let accepted = tokio::select! {
-                biased;
-                () = shutdown.cancelled() => break,
-                Ok(()) = queue.changed() => continue,
-                accepted = listener.accept(), if !left => accepted,
-            };
-            match accepted {
-                Ok((stream, socket)) => self.start(stream, socket, shutdown.clone()),
-                Err(error) => errors.wait_out(&error, "imds").await,
+            // Waits begin once for many connections.
+            let mut changed = pin!(queue.changed().fuse());
+            loop {
+                let accepted = tokio::select! {
+                    biased;
+                    () = ended.as_mut() => break 'queue,
+                    Ok(()) = changed.as_mut() => break,
+                    accepted = listener.accept(), if !left => accepted,
+                };
+                match accepted {
+                    Ok((stream, socket)) => self.start(stream, socket, shutdown.clone()),
+                    Err(error) => errors.wait_out(&error, "imds").await,
+                }
             }
         }
         if *queue.borrow() != Queue::Own {

@@ -174,11 +174,7 @@ pub fn table(costs: &[Cost]) -> String {
         let _ = writeln!(
             text,
             "{:<10} {:>12} {:>12} {ratio:>6} {:>12} {:>12}",
-            cost.scenario,
-            cost.instructions,
-            cost.bare_instructions,
-            cost.allocations,
-            cost.bare_allocations
+            cost.scenario, cost.instructions, cost.bare_instructions, cost.allocations, cost.bare_allocations
         );
     }
     text

@@ -178,4 +178,3 @@ impl Node {
         !self.snapshots.is_closed() && !self.node_addresses.is_closed()
     }
 }
-

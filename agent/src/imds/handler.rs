@@ -94,8 +94,9 @@ impl Answer for Door {
         };
         let reason = answer.as_ref().err().map(Refusal::reason);
         let response = response::make(answer);
-        self.metrics.answered(seen.route, response.status(), reason, started.elapsed());
-        access::line(&head, peer, &seen, &response, reason, started);
+        let took = started.elapsed();
+        self.metrics.answered(seen.route, response.status(), reason, took);
+        access::line(&head, peer, &seen, &response, reason, took);
         if let Some(panic) = panic {
             // It was a request like any other; what is left is the server's, which counts it and closes.
             std::panic::resume_unwind(panic);

@@ -15,6 +15,11 @@ use tracing_subscriber::registry::LookupSpan;
 use super::{ACCESS, AUDIT};
 use crate::types::{Clock, Utc, write_digits};
 
+/// The field of an event's words.
+const MESSAGE: &str = "message";
+/// Capacity that is kept after a long line.
+const KEPT_BYTES: usize = 4 << 10;
+
 /// Formats events.
 #[derive(Debug, Default)]
 pub(super) struct Text {
@@ -22,16 +27,18 @@ pub(super) struct Text {
 }
 
 /// Writes fields as they come: ` name=value`, the message without a name.
-struct Fields<'a, 'w> {
-    writer: &'a mut Writer<'w>,
+struct Fields<'a> {
+    line: &'a mut String,
     is_first: bool,
     result: fmt::Result,
 }
 
 /// Keeps what the bytes of a terminal's commands are from being them.
-struct Harmless<'a, 'w>(&'a mut Writer<'w>);
+struct Harmless<'a>(&'a mut String);
 
 thread_local! {
+    /// Where lines are put together, kept for the next one.
+    static LINE: Cell<String> = const { Cell::new(String::new()) };
     /// The last second that was written on this thread, since the epoch.
     static SECOND: Cell<Option<(u64, Utc)>> = const { Cell::new(None) };
 }
@@ -53,14 +60,20 @@ where
         if writer.has_ansi_escapes() || ![ACCESS, AUDIT].contains(&metadata.target()) {
             return self.others.format_event(context, writer, event);
         }
-        write_time(&mut writer, Clock::system().now())?;
-        writer.write_str(level(*metadata.level()))?;
-        writer.write_str(metadata.target())?;
-        writer.write_str(": ")?;
-        let mut fields = Fields { writer: &mut writer, is_first: true, result: Ok(()) };
+        let mut line = LINE.take();
+        line.clear();
+        write_time(&mut line, Clock::system().now());
+        line.push_str(level(*metadata.level()));
+        line.push_str(metadata.target());
+        line.push_str(": ");
+        let mut fields = Fields { line: &mut line, is_first: true, result: Ok(()) };
         event.record(&mut fields);
         fields.result?;
-        writer.write_char('\n')
+        line.push('\n');
+        let written = writer.write_str(&line);
+        line.shrink_to(KEPT_BYTES);
+        LINE.set(line);
+        written
     }
 }
 
@@ -75,7 +88,7 @@ fn level(level: Level) -> &'static str {
 }
 
 /// Microseconds, UTC.
-fn write_time(writer: &mut Writer<'_>, now: SystemTime) -> fmt::Result {
+fn write_time(line: &mut String, now: SystemTime) {
     let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let seconds = since_epoch.as_secs();
     let text = match SECOND.get() {
@@ -83,37 +96,30 @@ fn write_time(writer: &mut Writer<'_>, now: SystemTime) -> fmt::Result {
         _ => Utc::new(now),
     };
     SECOND.set(Some((seconds, text)));
-    writer.write_str(text.as_str().trim_end_matches('Z'))?;
+    line.push_str(text.as_str().trim_end_matches('Z'));
     let mut fraction = *b".000000Z";
     write_digits(&mut fraction[1..7], since_epoch.subsec_micros());
-    writer.write_str(std::str::from_utf8(&fraction).unwrap_or_default())
+    line.push_str(std::str::from_utf8(&fraction).unwrap_or_default());
 }
 
 // === impl Fields ===
 
-impl Fields<'_, '_> {
-    fn write(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
-        if self.result.is_err() {
-            return;
+impl Fields<'_> {
+    fn begin(&mut self, name: &str) {
+        if !std::mem::replace(&mut self.is_first, false) {
+            self.line.push(' ');
         }
-        let name = field.name();
-        let is_first = std::mem::replace(&mut self.is_first, false);
-        self.result = (|| {
-            if !is_first {
-                self.writer.write_char(' ')?;
-            }
-            if name != "message" {
-                self.writer.write_str(name)?;
-                self.writer.write_char('=')?;
-            }
-            value(self.writer)
-        })();
+        if name != MESSAGE {
+            self.line.push_str(name);
+            self.line.push('=');
+        }
     }
 }
 
-impl Visit for Fields<'_, '_> {
+impl Visit for Fields<'_> {
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.write(field, |writer| write_number(writer, value));
+        self.begin(field.name());
+        push_number(self.line, value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
@@ -125,26 +131,28 @@ impl Visit for Fields<'_, '_> {
 
     fn record_str(&mut self, field: &Field, value: &str) {
         let is_plain = value.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\');
-        if !is_plain || field.name() == "message" {
+        if !is_plain || field.name() == MESSAGE {
             return self.record_debug(field, &value);
         }
-        self.write(field, |writer| {
-            writer.write_char('"')?;
-            writer.write_str(value)?;
-            writer.write_char('"')
-        });
+        self.begin(field.name());
+        self.line.push('"');
+        self.line.push_str(value);
+        self.line.push('"');
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        let is_message = field.name() == "message";
-        self.write(field, |writer| {
-            if is_message { write!(Harmless(writer), "{value:?}") } else { write!(writer, "{value:?}") }
-        });
+        self.begin(field.name());
+        let written = if field.name() == MESSAGE {
+            write!(Harmless(self.line), "{value:?}")
+        } else {
+            write!(self.line, "{value:?}")
+        };
+        self.result = self.result.and(written);
     }
 }
 
 /// `write!` would take ten times as long.
-fn write_number(writer: &mut Writer<'_>, mut number: u64) -> fmt::Result {
+fn push_number(line: &mut String, mut number: u64) {
     // Of u64::MAX.
     let mut digits = [b'0'; 20];
     let mut first = digits.len();
@@ -153,24 +161,25 @@ fn write_number(writer: &mut Writer<'_>, mut number: u64) -> fmt::Result {
         digits[first] = b'0' + u8::try_from(number % 10).unwrap_or_default();
         number /= 10;
         if number == 0 {
-            return writer.write_str(std::str::from_utf8(&digits[first..]).unwrap_or_default());
+            return line.push_str(std::str::from_utf8(&digits[first..]).unwrap_or_default());
         }
     }
 }
 
 // === impl Harmless ===
 
-impl fmt::Write for Harmless<'_, '_> {
+impl fmt::Write for Harmless<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-            return self.0.write_str(text);
+            self.0.push_str(text);
+            return Ok(());
         }
         // As tracing's own format has it.
         for char in text.chars() {
             match char {
                 '\x1b' | '\x07' | '\x08' | '\x0c' | '\x7f' => write!(self.0, "\\x{:02x}", u32::from(char))?,
                 '\u{80}'..='\u{9f}' => write!(self.0, "\\u{{{:x}}}", u32::from(char))?,
-                _ => self.0.write_char(char)?,
+                _ => self.0.push(char),
             }
         }
         Ok(())

@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn a_time_is_written_to_the_second_and_one_out_of_range_is_the_epoch() {
-        let text = |seconds| Utc::new(UNIX_EPOCH + Duration::from_millis(seconds * 1_000 + 999)).to_string();
+        let text =
+            |seconds: u64| Utc::new(UNIX_EPOCH + Duration::from_millis(seconds * 1_000 + 999)).to_string();
         assert_eq!(text(1_787_325_633), "2026-08-21T15:20:33Z");
         assert_eq!(text(0), "1970-01-01T00:00:00Z");
         assert_eq!(text(253_402_300_799), "9999-12-31T23:59:59Z");

@@ -32,7 +32,6 @@ pub(crate) struct Exchange {
 
 // === impl Exchange ===
 
-
 impl Exchange {
     /// The door of `node`, open to the pod at `ip`.
     pub(crate) fn of(node: &Node, ip: PodIp) -> Self {

@@ -107,8 +107,11 @@ fn main() -> Result<ExitCode> {
 }
 
 fn valgrind_missing() -> Option<String> {
-    let found = Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success());
-    (!found).then(|| "`valgrind` is not installed (tests/tools/setup.sh): instructions are not counted".to_owned())
+    let found =
+        Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success());
+    (!found).then(|| {
+        "`valgrind` is not installed (tests/tools/setup.sh): instructions are not counted".to_owned()
+    })
 }
 
 // === impl Scene ===

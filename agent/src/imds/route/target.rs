@@ -120,6 +120,9 @@ fn hex(digit: u8) -> Option<u8> {
 
 /// Whether `..` climbs above the root anywhere.
 fn leaves_root(path: &str) -> bool {
+    if !path.as_bytes().windows(2).any(|pair| pair == b"..") {
+        return false;
+    }
     let mut depth = 0_usize;
     for segment in path.split('/') {
         depth = match segment {

@@ -19,16 +19,23 @@ thread_local! {
 }
 
 /// Frames that are nobody's decision: the allocator and containers.
-const NOT_A_SITE: [&str; 9] = [
-    "alloc::",
-    "<alloc::",
+const NOT_A_SITE: [&str; 16] = [
+    "alloc",
+    "<alloc",
     "std::",
     "<std::",
     "core::",
     "<core::",
     "<T as ",
+    "<u8 as ",
+    "<[_]>",
+    "<[u8]>",
     "__rust",
-    "instructions::allocations",
+    "seen",
+    "try_allocate_in",
+    "with_capacity",
+    "exchange_malloc",
+    "push_back",
 ];
 /// Frames shown of each place.
 const FRAMES: usize = 4;
