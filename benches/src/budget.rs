@@ -165,12 +165,8 @@ pub fn table(costs: &[Cost]) -> String {
         "request", "instructions", "bare hyper", "ratio", "allocations", "bare hyper"
     );
     for cost in costs {
-        let ratio = if cost.bare_instructions == 0 {
-            "-".to_owned()
-        } else {
-            let percent = cost.instructions * 100 / cost.bare_instructions;
-            format!("{}.{:02}", percent / 100, percent % 100)
-        };
+        let percent = (cost.instructions * 100).checked_div(cost.bare_instructions);
+        let ratio = percent.map_or("-".to_owned(), |it| format!("{}.{:02}", it / 100, it % 100));
         let _ = writeln!(
             text,
             "{:<10} {:>12} {:>12} {ratio:>6} {:>12} {:>12}",

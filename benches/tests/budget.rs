@@ -1,5 +1,4 @@
 //! What a request allocates, held against the budget; instructions are counted by `make budget`.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first thing that fails")]
 
 use std::process::Command;
 
