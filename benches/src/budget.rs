@@ -166,7 +166,7 @@ pub fn table(costs: &[Cost]) -> String {
     );
     for cost in costs {
         let percent = (cost.instructions * 100).checked_div(cost.bare_instructions);
-        let ratio = percent.map_or("-".to_owned(), |it| format!("{}.{:02}", it / 100, it % 100));
+        let ratio = percent.map_or_else(|| "-".to_owned(), |it| format!("{}.{:02}", it / 100, it % 100));
         let _ = writeln!(
             text,
             "{:<10} {:>12} {:>12} {ratio:>6} {:>12} {:>12}",
