@@ -64,6 +64,15 @@ check: rust deny ## format, lints, documentation, dependencies
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 	for script in tests/tools/*.sh tests/fuzz/run.sh deploy/image/*.sh .ci/run; do bash -n "$$script"; done
+	@$(MAKE) --no-print-directory budget
+
+.PHONY: budget
+budget: rust ## what a request costs in instructions and allocations, held against benches/budget.yaml
+	@command -v valgrind >/dev/null || { \
+	  echo "SKIPPED budget: \`valgrind\` is not installed (Debian package valgrind): instructions are not counted"; exit 0; }; \
+	cargo build --profile budget -p rolegate-benches --bin instructions; \
+	status=0; tests/tools/as-root.sh $(TARGET)/budget/instructions --budget benches/budget.yaml || status=$$?; \
+	if [ $$status = 77 ]; then echo "SKIPPED budget: no network namespaces here"; exit 0; fi; exit $$status
 
 # Advisories are left out: they need a database from the network, and an old commit must stay buildable.
 .PHONY: deny

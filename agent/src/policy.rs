@@ -109,8 +109,16 @@ impl Policy {
     #[must_use]
     pub fn decide(&self, pod: &PodFacts, ns: &NamespaceFacts) -> Decision {
         let mut reasons = Vec::with_capacity(4);
-        let outcome = self.grant(pod, ns, &mut reasons);
+        let outcome = self.grant(pod, ns, &mut |reason| reasons.push(reason));
         Decision { outcome, reasons }
+    }
+
+    /// The outcome of [`Self::decide`] alone, for requests, which do not look at reasons.
+    ///
+    /// # Errors
+    /// [`Denied`], as there.
+    pub fn outcome(&self, pod: &PodFacts, ns: &NamespaceFacts) -> Result<Grant, Denied> {
+        self.grant(pod, ns, &mut |_| ())
     }
 
     /// Whether requests without a token are served in `ns`. Its annotation says `allow` or `deny`; anything else
@@ -120,16 +128,21 @@ impl Policy {
         ns.annotations().imds_v1.as_deref().map_or(default_allow, |value| value.trim() == "allow")
     }
 
-    fn grant(&self, pod: &PodFacts, ns: &NamespaceFacts, reasons: &mut Vec<Reason>) -> Result<Grant, Denied> {
+    fn grant(
+        &self,
+        pod: &PodFacts,
+        ns: &NamespaceFacts,
+        note: &mut dyn FnMut(Reason),
+    ) -> Result<Grant, Denied> {
         let (role, from) = self.role(pod, ns)?;
-        reasons.push(Reason::RoleFrom(from));
+        note(Reason::RoleFrom(from));
         self.refuse_foreign_partition(pod, &role)?;
-        self.refuse_own(pod, &role, reasons)?;
+        self.refuse_own(pod, &role, note)?;
         let external_id = self.external_id(pod, &role)?;
         if external_id.is_some() {
-            reasons.push(Reason::ExternalId);
+            note(Reason::ExternalId);
         }
-        let audited = self.permit(pod, ns, &role, reasons)?;
+        let audited = self.permit(pod, ns, &role, note)?;
         let session_name = self.template.render(pod, &role, &self.rules.node);
         Ok(Grant { role, external_id, session_name, duration: self.rules.session_duration, audited, from })
     }
@@ -184,12 +197,12 @@ impl Policy {
         }
     }
 
-    fn refuse_own(&self, pod: &PodFacts, role: &RoleArn, reasons: &mut Vec<Reason>) -> Result<(), Denied> {
+    fn refuse_own(&self, pod: &PodFacts, role: &RoleArn, note: &mut dyn FnMut(Reason)) -> Result<(), Denied> {
         if !self.is_own(role) {
             return Ok(());
         }
         if self.rules.allow_node_role {
-            reasons.push(Reason::NodeRoleAllowed);
+            note(Reason::NodeRoleAllowed);
             return Ok(());
         }
         Err(Denied::OwnRole { namespace: Arc::clone(&pod.namespace), role: role.clone() })
@@ -222,10 +235,10 @@ impl Policy {
         pod: &PodFacts,
         ns: &NamespaceFacts,
         role: &RoleArn,
-        reasons: &mut Vec<Reason>,
+        note: &mut dyn FnMut(Reason),
     ) -> Result<Option<Denied>, Denied> {
         if self.rules.restrictions == Restrictions::Off {
-            reasons.push(Reason::RestrictionsOff);
+            note(Reason::RestrictionsOff);
             return Ok(None);
         }
         let scope = self.scope(role);
@@ -245,11 +258,11 @@ impl Policy {
         });
         match permitted {
             Ok(reason) => {
-                reasons.push(reason);
+                note(reason);
                 Ok(None)
             }
             Err(denied) if self.rules.restrictions == Restrictions::Audit => {
-                reasons.push(Reason::Audited);
+                note(Reason::Audited);
                 Ok(Some(denied))
             }
             Err(denied) => Err(denied),

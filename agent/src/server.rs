@@ -17,18 +17,21 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use rolegate_iptables::arrival::Arrival;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -38,8 +41,8 @@ use crate::config;
 use crate::metrics::Registry;
 use crate::types::PodIp;
 use admission::Admission;
-use connection::HopLimited;
 pub use connection::{HopLimit, Stream};
+use connection::{HopLimited, Hops};
 pub use destination::Destination;
 pub use listeners::Listeners;
 pub use queue::{Pool, Queue};
@@ -73,7 +76,7 @@ pub struct Peer {
 }
 
 /// What answers requests. One for captured connections, one for all others.
-pub trait Answer: Send + Sync + 'static {
+pub trait Answer: Send + Sync {
     /// Answers one request.
     fn answer(
         &self,
@@ -83,9 +86,10 @@ pub trait Answer: Send + Sync + 'static {
 }
 
 /// What is counted here.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Metrics {
-    accepted: IntCounterVec,
+    captured: IntCounter,
+    elsewhere: IntCounter,
     open: IntGauge,
     turned_away: IntCounterVec,
     panics: IntCounter,
@@ -93,11 +97,16 @@ struct Metrics {
 
 /// The accept loops.
 pub struct Server<D, U> {
+    shared: Arc<Shared<D, U>>,
+    tracker: TaskTracker,
+}
+
+/// What all connections have in common.
+struct Shared<D, U> {
     door: Arc<D>,
     uncaptured: Arc<U>,
     admission: Arc<Admission>,
     metrics: Metrics,
-    tracker: TaskTracker,
     drain: Duration,
 }
 
@@ -105,12 +114,15 @@ pub struct Server<D, U> {
 
 impl Metrics {
     fn register(registry: &Registry) -> Self {
+        let accepted = registry.counters(
+            "connections_total",
+            "Connections accepted, by whether they were captured on their way to the IMDS.",
+            &["destination"],
+        );
+        let accepted = |destination: Destination| accepted.with_label_values(&[destination.label()]);
         Self {
-            accepted: registry.counters(
-                "connections_total",
-                "Connections accepted, by whether they were captured on their way to the IMDS.",
-                &["destination"],
-            ),
+            captured: accepted(Destination::Imds),
+            elsewhere: accepted(Destination::Elsewhere),
             open: registry.gauge("connections_open", "Connections open now, waiting ones included."),
             turned_away: registry.counters(
                 "connections_turned_away_total",
@@ -120,11 +132,18 @@ impl Metrics {
             panics: registry.counter("panics_total", "Requests that ended in a panic; always a defect."),
         }
     }
+
+    fn accepted(&self, destination: Destination) -> &IntCounter {
+        match destination {
+            Destination::Imds => &self.captured,
+            Destination::Elsewhere => &self.elsewhere,
+        }
+    }
 }
 
 // === impl Server ===
 
-impl<D: Answer, U: Answer> Server<D, U> {
+impl<D: Answer + 'static, U: Answer + 'static> Server<D, U> {
     /// `door` answers captured connections, `uncaptured` every other one. `hold` is how long a connection over
     /// its source's limit waits for a place, `descriptors` how many files the process may have open.
     #[must_use]
@@ -137,19 +156,15 @@ impl<D: Answer, U: Answer> Server<D, U> {
         tracker: TaskTracker,
         registry: &Registry,
     ) -> Self {
-        Self {
+        let admission = Admission::new(config.connections_per_pod, config.connections, descriptors, hold);
+        let shared = Shared {
             door,
             uncaptured,
-            admission: Arc::new(Admission::new(
-                config.connections_per_pod,
-                config.connections,
-                descriptors,
-                hold,
-            )),
+            admission: Arc::new(admission),
             metrics: Metrics::register(registry),
-            tracker,
             drain: config.drain,
-        }
+        };
+        Self { shared: Arc::new(shared), tracker }
     }
 
     /// Accepts until `shutdown` what is this process's to take, then lets started requests end.
@@ -163,6 +178,9 @@ impl<D: Answer, U: Answer> Server<D, U> {
         queue: watch::Receiver<Queue>,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
+        for listener in &listeners.0 {
+            Arrival::expect_at(listener);
+        }
         let listeners = listeners.0.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()?;
         let loops = listeners
             .into_iter()
@@ -178,17 +196,22 @@ impl<D: Answer, U: Answer> Server<D, U> {
         mut queue: watch::Receiver<Queue>,
         shutdown: CancellationToken,
     ) {
-        loop {
+        let mut ended = pin!(shutdown.cancelled());
+        'queue: loop {
             let left = *queue.borrow_and_update() == Queue::Left;
-            let accepted = tokio::select! {
-                biased;
-                () = shutdown.cancelled() => break,
-                Ok(()) = queue.changed() => continue,
-                accepted = listener.accept(), if !left => accepted,
-            };
-            match accepted {
-                Ok((stream, socket)) => self.start(stream, socket, shutdown.clone()),
-                Err(error) => errors.wait_out(&error, "imds").await,
+            // Waits begin once for many connections.
+            let mut changed = pin!(queue.changed().fuse());
+            loop {
+                let accepted = tokio::select! {
+                    biased;
+                    () = ended.as_mut() => break 'queue,
+                    Ok(()) = changed.as_mut() => break,
+                    accepted = listener.accept(), if !left => accepted,
+                };
+                match accepted {
+                    Ok((stream, socket)) => self.start(stream, socket, shutdown.clone()),
+                    Err(error) => errors.wait_out(&error, "imds").await,
+                }
             }
         }
         if *queue.borrow() != Queue::Own {
@@ -199,34 +222,34 @@ impl<D: Answer, U: Answer> Server<D, U> {
     }
 
     fn start(&self, stream: TcpStream, socket: SocketAddr, shutdown: CancellationToken) {
-        let destination = Destination::of(&stream);
-        let arrival = match destination {
-            Destination::Imds => Arrival::of(&stream).ok(),
-            Destination::Elsewhere => None,
+        // Where that is not known, nothing is.
+        let at = stream.local_addr();
+        let destination = at.as_ref().map_or(Destination::Elsewhere, |at| Destination::of(&stream, *at));
+        let arrival = match (destination, at) {
+            (Destination::Imds, Ok(at)) => Arrival::of(&stream, at).ok(),
+            _ => None,
         };
         let peer = Peer { socket, ip: PodIp::new(socket.ip()), destination, arrival };
-        self.metrics.accepted.with_label_values(&[peer.destination.label()]).inc();
-        let Some(place) = self.admission.enter(peer.ip) else {
-            self.metrics.turned_away.with_label_values(&["waiting"]).inc();
+        let metrics = &self.shared.metrics;
+        metrics.accepted(peer.destination).inc();
+        let Some(place) = self.shared.admission.enter(peer.ip) else {
+            metrics.turned_away.with_label_values(&["waiting"]).inc();
             return;
         };
-        let door = Arc::new(InTurn::new(Arc::clone(&self.door), place.turns()));
-        let uncaptured = Arc::new(InTurn::new(Arc::clone(&self.uncaptured), place.turns()));
-        let (metrics, drain) = (self.metrics.clone(), self.drain);
+        let shared = Arc::clone(&self.shared);
         self.tracker.spawn(async move {
+            let metrics = &shared.metrics;
             metrics.open.inc();
-            let open = Decrement(&metrics);
-            let connection = async {
-                match place.served().await {
-                    Ok(served) => {
-                        serve(stream, peer, door, uncaptured, shutdown, drain).await;
-                        drop(served);
-                    }
-                    Err(limit) => metrics.turned_away.with_label_values(&[limit.label()]).inc(),
+            let open = Decrement(metrics);
+            let deadline = Instant::now() + CONNECTION_TIMEOUT;
+            match place.served().await {
+                Ok(served) => {
+                    let door = InTurn::new(&*shared.door, place.turns());
+                    let uncaptured = InTurn::new(&*shared.uncaptured, place.turns());
+                    serve(stream, peer, &door, &uncaptured, deadline, &shutdown, shared.drain).await;
+                    drop(served);
                 }
-            };
-            if tokio::time::timeout(CONNECTION_TIMEOUT, connection).await.is_err() {
-                debug!(peer = %peer.socket, "a connection took too long");
+                Err(limit) => metrics.turned_away.with_label_values(&[limit.label()]).inc(),
             }
             drop(open);
         });
@@ -245,20 +268,21 @@ impl Drop for Decrement<'_> {
     }
 }
 
-/// Serves one connection: reads at most one request, answers it and closes. After `shutdown` a request that has begun
-/// has `drain` to end.
+/// Serves one connection: reads at most one request, answers it and closes, at `deadline` whatever there is. After
+/// `shutdown` a request that has begun has `drain` to end.
 pub async fn serve<S: Stream, D: Answer, U: Answer>(
     stream: S,
     peer: Peer,
-    door: Arc<D>,
-    uncaptured: Arc<U>,
-    shutdown: CancellationToken,
+    door: &D,
+    uncaptured: &U,
+    deadline: Instant,
+    shutdown: &CancellationToken,
     drain: Duration,
 ) {
-    let (io, hops) = HopLimited::new(stream);
-    let service = service_fn(move |request: Request<Incoming>| {
-        let (door, uncaptured, hops) = (Arc::clone(&door), Arc::clone(&uncaptured), hops.clone());
-        async move {
+    let (hops, has_request) = (Hops::default(), AtomicBool::new(false));
+    let service = service_fn(|request: Request<Incoming>| {
+        has_request.store(true, Ordering::Relaxed);
+        async {
             let response = match peer.destination {
                 Destination::Imds => door.answer(request, peer).await,
                 Destination::Elsewhere => uncaptured.answer(request, peer).await,
@@ -268,26 +292,36 @@ pub async fn serve<S: Stream, D: Answer, U: Answer>(
         }
     });
     let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(CONNECTION_BUFFER_BYTES)
         .max_headers(MOST_HEADERS)
         // The real service closes after every answer (PROTOCOL.md 2.1): one connection, one request.
         .keep_alive(false)
         .title_case_headers(true)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(HopLimited::new(stream, &hops)), service);
     let mut connection = pin!(connection);
     let ending = async {
         shutdown.cancelled().await;
         tokio::time::sleep(UNREAD_GRACE).await;
     };
+    // One timer for two limits: few requests live to see the first of them.
+    let mut late = pin!(async {
+        sleep_until(deadline.min(Instant::now() + HEADER_TIMEOUT)).await;
+        if has_request.load(Ordering::Relaxed) {
+            sleep_until(deadline).await;
+        }
+        debug!(peer = %peer.socket, "a connection took too long");
+    });
     let ended = tokio::select! {
+        biased;
         ended = connection.as_mut() => ended,
+        () = late.as_mut() => return,
         () = ending => {
             connection.as_mut().graceful_shutdown();
-            match tokio::time::timeout(drain, connection).await {
-                Ok(ended) => ended,
-                Err(_) => return,
+            tokio::select! {
+                biased;
+                ended = connection => ended,
+                () = late => return,
+                () = tokio::time::sleep(drain) => return,
             }
         }
     };

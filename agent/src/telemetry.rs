@@ -4,6 +4,7 @@ mod filter;
 mod queue;
 #[cfg(test)]
 pub(crate) mod tests;
+mod text;
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::metrics::Registry;
 
 pub use filter::{LevelError, check_level};
 use queue::{Lines, Queue};
+use text::Text;
 
 /// Target of the one line per request; under pressure these lines go first.
 pub const ACCESS: &str = "rolegate::access";
@@ -93,7 +95,9 @@ impl Telemetry {
         let queue = Queue::new(sink, registry);
         let lines = Lines::new(Arc::clone(queue.shared()));
         let format: Box<dyn Layer<Spans> + Send + Sync> = match log.format {
-            LogFormat::Text => fmt::layer().with_ansi(ansi).with_writer(lines).boxed(),
+            LogFormat::Text => {
+                fmt::layer().event_format(Text::default()).with_ansi(ansi).with_writer(lines).boxed()
+            }
             LogFormat::Json => {
                 fmt::layer().json().flatten_event(true).with_span_list(false).with_writer(lines).boxed()
             }

@@ -5,8 +5,6 @@
 //! A new step gets a function below and its line in [`criterion_group`].
 #![expect(clippy::unwrap_used, reason = "a bench ends at the first thing that fails")]
 
-#[path = "hot_path/cluster.rs"]
-mod cluster;
 #[path = "hot_path/door.rs"]
 mod door;
 #[path = "hot_path/hostile.rs"]
@@ -26,8 +24,10 @@ use rolegate::imds::route::{self, MetadataPolicy};
 use rolegate::policy::{PatternFormat, Policy};
 use rolegate::types::{PodIp, RoleArn, RoleArnBase};
 
-use cluster::{NAMESPACES, PODS, index, namespace, pod};
-use door::{Exchange, Node, rules, runtime, session};
+use rolegate_benches::cluster::{NAMESPACES, PODS, index, namespace, pod};
+use rolegate_benches::node::{Node, rules, session};
+
+use door::{Exchange, runtime};
 
 /// Three entries, the last of which matches.
 const GLOBS: &str = r#"["reader", "team-*/**", "My*Role"]"#;
@@ -108,7 +108,7 @@ fn decide(c: &mut Criterion) {
 
 fn respond(c: &mut Criterion) {
     let node = Node::new(index(GLOBS).snapshot());
-    let (broker, key) = node.broker(&runtime(), address(7));
+    let (broker, key) = runtime().block_on(node.broker(address(7)));
     let mut group = c.benchmark_group("respond");
     group.bench_function("cached", |b| b.iter(|| broker.cached(black_box(&key)).unwrap()));
     let fresh = session();
@@ -133,7 +133,7 @@ fn exchange(c: &mut Criterion) {
         ("list", get("/latest/meta-data/iam/security-credentials/")),
         ("document", get(DOCUMENT)),
     ] {
-        let mut door = node.exchange(ip);
+        let mut door = Exchange::of(&node, ip);
         door.ask(request.as_bytes());
         let body = door.body();
         let mut bare = Exchange::new(runtime(), move |_| {

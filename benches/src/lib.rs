@@ -6,12 +6,15 @@
 
 pub mod bare;
 pub mod blocking;
+pub mod budget;
+pub mod cluster;
 mod exchange;
 pub mod figures;
 pub mod flags;
 pub mod load;
 pub mod machine;
 pub mod measure;
+pub mod node;
 pub mod page;
 pub mod plot;
 pub mod process;

@@ -9,12 +9,12 @@
 //! guard (`guard::table`) comes before that.
 
 use std::io;
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::if_nametoindex;
-use nix::sys::socket::{SockaddrStorage, getsockname, setsockopt, sockopt};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::family::IMDS_V6;
 
@@ -39,28 +39,34 @@ pub struct Arrival {
 // === impl Arrival ===
 
 impl Arrival {
-    /// Where `connection` came in.
+    /// Has the connections that `listener` accepts tell at once where they came in: one system call each instead of three.
+    /// Where that cannot be, they are asked to tell it one by one. Over IPv6 the kernel would keep a packet for each.
+    pub fn expect_at(listener: &impl AsFd) {
+        let _ = setsockopt(listener, sockopt::Ipv4PacketInfo, &true);
+    }
+
+    /// Where `connection`, whose own address is `at`, came in.
     ///
     /// # Errors
     /// When the kernel does not tell it: what is no TCP connection came in nowhere.
-    pub fn of(connection: &impl AsFd) -> io::Result<Self> {
+    pub fn of(connection: &impl AsFd, at: SocketAddr) -> io::Result<Self> {
         let fd = connection.as_fd();
-        let at: SockaddrStorage = getsockname(fd.as_raw_fd())?;
-        let (told, translated) = if let Some(v6) = at.as_sockaddr_in6() {
-            setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?;
-            let told = read_options(fd, libc::IPPROTO_IPV6, IPV6_2292PKTOPTIONS);
-            setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &false)?;
-            // `struct in6_pktinfo`: the index follows the address.
-            (
-                find(&told?, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, 16),
-                Some(v6.ip()).filter(|ip| *ip != IMDS_V6),
-            )
-        } else {
-            setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?;
-            let told = read_options(fd, libc::IPPROTO_IP, libc::IP_PKTOPTIONS);
-            setsockopt(&fd, sockopt::Ipv4PacketInfo, &false)?;
-            // `struct in_pktinfo`: the index is first.
-            (find(&told?, libc::IPPROTO_IP, libc::IP_PKTINFO, 0), None)
+        let (told, translated) = match at {
+            SocketAddr::V6(at) => {
+                setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?;
+                let told = told_v6(fd);
+                setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &false)?;
+                (told?, Some(*at.ip()).filter(|ip| *ip != IMDS_V6))
+            }
+            SocketAddr::V4(_) => {
+                let mut told = told_v4(fd)?;
+                if told.is_none() {
+                    setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?;
+                    told = told_v4(fd)?;
+                    setsockopt(&fd, sockopt::Ipv4PacketInfo, &false)?;
+                }
+                (told, None)
+            }
         };
         let told = told.filter(|index| *index > 0);
         told.map(|told| Self { told, translated }).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
@@ -91,9 +97,27 @@ fn bridges_call_ip6tables() -> bool {
     std::fs::read(BRIDGES_CALL_IP6TABLES).is_ok_and(|value| value.first() == Some(&b'1'))
 }
 
+/// `struct in_pktinfo`: the index is first.
+fn told_v4(fd: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    let mut room = [0; ROOM_BYTES];
+    let told = read_options(fd, libc::IPPROTO_IP, libc::IP_PKTOPTIONS, &mut room)?;
+    Ok(find(told, libc::IPPROTO_IP, libc::IP_PKTINFO, 0))
+}
+
+/// `struct in6_pktinfo`: the index follows the address.
+fn told_v6(fd: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    let mut room = [0; ROOM_BYTES];
+    let told = read_options(fd, libc::IPPROTO_IPV6, IPV6_2292PKTOPTIONS, &mut room)?;
+    Ok(find(told, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, 16))
+}
+
 #[expect(unsafe_code, reason = "no crate asks for this option")]
-fn read_options(fd: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::Result<Vec<u8>> {
-    let mut room = [0u8; ROOM_BYTES];
+fn read_options<'a>(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    room: &'a mut [u8; ROOM_BYTES],
+) -> io::Result<&'a [u8]> {
     let mut length = libc::socklen_t::try_from(ROOM_BYTES).unwrap_or(0);
     // SAFETY: the descriptor is open for as long as it is borrowed; `room` is writable for `length` bytes, and both
     // live beyond the call, after which the kernel keeps neither.
@@ -102,7 +126,7 @@ fn read_options(fd: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> 
     if failed != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(room[..ROOM_BYTES.min(usize::try_from(length).unwrap_or(0))].to_vec())
+    Ok(&room[..ROOM_BYTES.min(usize::try_from(length).unwrap_or(0))])
 }
 
 /// The four bytes at `offset` of the first message, if it is of this kind.
@@ -125,10 +149,23 @@ mod tests {
             let Ok(listener) = TcpListener::bind(at) else { continue };
             let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (accepted, _) = listener.accept().unwrap();
-            let at_source = |source| Arrival::of(&accepted).unwrap().at(source, false, |_| None);
+            let own = accepted.local_addr().unwrap();
+            let at_source = |source| Arrival::of(&accepted, own).unwrap().at(source, false, |_| None);
             assert_eq!(at_source(1), 1, "{at}");
             assert_eq!(at_source(2), 1, "{at}, asked again");
         }
+    }
+
+    #[test]
+    fn connections_of_a_listener_that_expects_it_tell_it_unasked() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connect = || TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = || (connect(), listener.accept().unwrap().0);
+        let (_client, before) = accepted();
+        assert_eq!(told_v4(before.as_fd()).unwrap(), None);
+        Arrival::expect_at(&listener);
+        let (_client, after) = accepted();
+        assert_eq!(told_v4(after.as_fd()).unwrap(), Some(1));
     }
 
     #[test]
@@ -142,6 +179,6 @@ mod tests {
     #[test]
     fn what_is_no_connection_has_no_interface() {
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        assert!(Arrival::of(&udp).is_err());
+        assert!(Arrival::of(&udp, udp.local_addr().unwrap()).is_err());
     }
 }

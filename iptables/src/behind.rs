@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
@@ -34,7 +35,7 @@ const RTM_DELNEIGH: u16 = 29;
 
 /// The address of a network card; Ethernet's has six bytes.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct HardwareAddress(Box<[u8]>);
+pub struct HardwareAddress(Arc<[u8]>);
 
 /// What is behind an address.
 #[derive(Clone, Debug, PartialEq, Eq)]

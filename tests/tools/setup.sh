@@ -25,6 +25,8 @@ missing=()
 wanted=(ip:iproute2 iptables:iptables nft:nftables conntrack:conntrack nsenter:util-linux
   curl:curl cc:gcc python3:python3)
 [ "${1:-}" = demo ] || wanted+=(node:nodejs npm:npm faketime:faketime)
+# Instructions of a request are counted with it.
+[ "${1:-}" = demo ] || wanted+=(valgrind:valgrind)
 # Prometheus for its rules and a real scrape; buildah and musl's compiler for the image.
 [ "${1:-}" = demo ] || wanted+=(promtool:prometheus buildah:buildah musl-gcc:musl-tools)
 # For the benches: a server to compare with, and calls to the kernel counted.

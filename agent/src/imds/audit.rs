@@ -4,18 +4,16 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::credentials::Session;
 use crate::identity::Caller;
 use crate::policy::Grant;
-use crate::types::PodUid;
+use crate::types::{PodUid, Utc};
 
 /// A pod that asks in a loop is written once in this time, with the number of times.
 const LINE_EVERY: Duration = Duration::from_secs(60);
@@ -56,7 +54,7 @@ impl Audit {
             role_arn = %grant.role,
             session = %grant.session_name,
             access_key_id = %session.access_key_id,
-            expiration = %rfc3339(session.expiration),
+            expiration = %Utc::new(session.expiration),
             imds_version = if v1 { 1 } else { 2 },
             would_deny = grant.audited.as_ref().map(|denied| denied.code()),
             // With the command that would allow it.
@@ -120,10 +118,6 @@ impl<K> Default for Repeats<K> {
     fn default() -> Self {
         Self(Mutex::default())
     }
-}
-
-fn rfc3339(at: SystemTime) -> String {
-    OffsetDateTime::from(at).format(&Rfc3339).unwrap_or_default()
 }
 
 #[cfg(test)]

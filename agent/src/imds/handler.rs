@@ -94,8 +94,9 @@ impl Answer for Door {
         };
         let reason = answer.as_ref().err().map(Refusal::reason);
         let response = response::make(answer);
-        self.metrics.answered(seen.route, response.status(), reason, started.elapsed());
-        access::line(&head, peer, &seen, &response, reason, started);
+        let took = started.elapsed();
+        self.metrics.answered(seen.route, response.status(), reason, took);
+        access::line(&head, peer, &seen, &response, reason, took);
         if let Some(panic) = panic {
             // It was a request like any other; what is left is the server's, which counts it and closes.
             std::panic::resume_unwind(panic);
@@ -318,7 +319,7 @@ impl Door {
         let now = self.with.identity.still_owner(caller.ip, &caller.pod.facts.uid).ok_or(Refusal::Moved)?;
         let attested = self.with.identity.attest(caller, deadline).await;
         attested.map_err(|why| self.unidentified(caller.ip, why))?;
-        match policy.decide(&now.pod.facts, &now.namespace).outcome {
+        match policy.outcome(&now.pod.facts, &now.namespace) {
             Ok(grant) if SessionKey::from(&grant) == *key => Ok(()),
             Ok(_) | Err(_) => Err(Refusal::Moved),
         }
@@ -372,7 +373,7 @@ impl Door {
     }
 
     fn decide(&self, policy: &Policy, caller: &Caller) -> Result<Grant, Denied> {
-        policy.decide(&caller.pod.facts, &caller.namespace).outcome
+        policy.outcome(&caller.pod.facts, &caller.namespace)
     }
 }
 

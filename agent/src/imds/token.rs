@@ -149,10 +149,16 @@ pub fn parse_ttl<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Result<u32, 
 }
 
 /// What the MAC is made over: every field of fixed length.
-fn message(head: &[u8], ip: PodIp) -> Vec<u8> {
+fn message(head: &[u8], ip: PodIp) -> [u8; DOMAIN.len() + HEAD_BYTES + 16] {
     let address = match ip.addr() {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,
     };
-    [DOMAIN, head, &address.octets()].concat()
+    let mut message = [0; DOMAIN.len() + HEAD_BYTES + 16];
+    let (domain, rest) = message.split_at_mut(DOMAIN.len());
+    let (version_and_expiry, octets) = rest.split_at_mut(HEAD_BYTES);
+    domain.copy_from_slice(DOMAIN);
+    version_and_expiry.copy_from_slice(head);
+    octets.copy_from_slice(&address.octets());
+    message
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use aws_lc_rs::digest;
 
 use super::facts::PodFacts;
-use crate::types::{RoleArn, SessionName};
+use crate::types::{RoleArn, SessionName, with_joined};
 
 /// Longest name STS takes, in characters (STS API reference, `RoleSessionName`).
 const LONGEST: usize = 64;
@@ -84,18 +84,15 @@ impl SessionTemplate {
     /// The name for `pod` in `role`. What STS does not take becomes `-`, what is too long is cut, and where
     /// either happened a hash of the whole is appended, so that names that differ stay different.
     pub(super) fn render(&self, pod: &PodFacts, role: &RoleArn, node: &str) -> SessionName {
-        let mut name = String::with_capacity(LONGEST);
-        for piece in &self.0 {
-            name.push_str(match piece {
-                Piece::Text(text) => text,
-                Piece::Namespace => &pod.namespace,
-                Piece::ServiceAccount => &pod.service_account,
-                Piece::Pod => &pod.name,
-                Piece::Node => node,
-                Piece::Role => role.name(),
-            });
-        }
-        SessionName::parse(&name).unwrap_or_else(|_| altered(&name))
+        let pieces = self.0.iter().map(|piece| match piece {
+            Piece::Text(text) => text,
+            Piece::Namespace => &*pod.namespace,
+            Piece::ServiceAccount => &*pod.service_account,
+            Piece::Pod => &*pod.name,
+            Piece::Node => node,
+            Piece::Role => role.name(),
+        });
+        with_joined(pieces, |name| SessionName::parse(name).unwrap_or_else(|_| altered(name)))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use super::turns::Turns;
@@ -29,7 +29,7 @@ pub(super) struct Admission {
     per_source: usize,
     /// Connections that may be open at once, waiting ones included.
     most_open: usize,
-    all: Arc<Semaphore>,
+    all: Semaphore,
     hold: Duration,
 }
 
@@ -41,10 +41,16 @@ struct Sources {
 
 #[derive(Debug)]
 struct Source {
-    places: Arc<Semaphore>,
-    turns: Turns,
+    room: Arc<Room>,
     /// Connections that hold or await a place: the entry goes with the last.
     connections: usize,
+}
+
+/// What the connections of one source share.
+#[derive(Debug)]
+struct Room {
+    places: Semaphore,
+    turns: Turns,
 }
 
 /// A connection that was accepted and has a source; leaving it makes room.
@@ -52,16 +58,14 @@ struct Source {
 pub(super) struct Entered {
     admission: Arc<Admission>,
     ip: PodIp,
-    places: Arc<Semaphore>,
-    turns: Turns,
+    room: Arc<Room>,
 }
 
 /// A connection that is being served.
 #[derive(Debug)]
-pub(super) struct Served {
-    _place: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
-    _entered: Entered,
+pub(super) struct Served<'a> {
+    _place: SemaphorePermit<'a>,
+    _of_all: SemaphorePermit<'a>,
 }
 
 /// Which limit a connection waited for in vain.
@@ -90,7 +94,7 @@ impl Admission {
     /// `descriptors`: how many files the process may have open.
     pub(super) fn new(per_source: usize, all: usize, descriptors: usize, hold: Duration) -> Self {
         let most_open = (all + MOST_WAITING_IN_ALL).min(descriptors.saturating_sub(OTHER_DESCRIPTORS).max(1));
-        let all = Arc::new(Semaphore::new(all.min(most_open)));
+        let all = Semaphore::new(all.min(most_open));
         Self { sources: Mutex::default(), per_source, most_open, all, hold }
     }
 
@@ -104,18 +108,12 @@ impl Admission {
             return None;
         }
         sources.open += 1;
-        let source = sources.of.entry(ip).or_insert_with(|| Source {
-            places: Arc::new(Semaphore::new(self.per_source)),
-            turns: Turns::default(),
-            connections: 0,
+        let source = sources.of.entry(ip).or_insert_with(|| {
+            let room = Room { places: Semaphore::new(self.per_source), turns: Turns::default() };
+            Source { room: Arc::new(room), connections: 0 }
         });
         source.connections += 1;
-        Some(Entered {
-            admission: Arc::clone(self),
-            ip,
-            places: Arc::clone(&source.places),
-            turns: source.turns.clone(),
-        })
+        Some(Entered { admission: Arc::clone(self), ip, room: Arc::clone(&source.room) })
     }
 
     fn leave(&self, ip: PodIp) {
@@ -134,17 +132,17 @@ impl Admission {
 
 impl Entered {
     /// The turns of its source.
-    pub(super) fn turns(&self) -> Turns {
-        self.turns.clone()
+    pub(super) fn turns(&self) -> &Turns {
+        &self.room.turns
     }
 
     /// Waits for both places, together at most as long as a request is held. The source's place comes first, so that a crowd
     /// of one source queues before its own door and not before the node's.
-    pub(super) async fn served(self) -> Result<Served, Limit> {
+    pub(super) async fn served(&self) -> Result<Served<'_>, Limit> {
         let deadline = Instant::now() + self.admission.hold;
-        let place = take(&self.places, deadline).await.ok_or(Limit::Source)?;
+        let place = take(&self.room.places, deadline).await.ok_or(Limit::Source)?;
         let of_all = take(&self.admission.all, deadline).await.ok_or(Limit::Node)?;
-        Ok(Served { _place: place, _of_all: of_all, _entered: self })
+        Ok(Served { _place: place, _of_all: of_all })
     }
 }
 
@@ -154,11 +152,11 @@ impl Drop for Entered {
     }
 }
 
-async fn take(places: &Arc<Semaphore>, deadline: Instant) -> Option<OwnedSemaphorePermit> {
-    if let Ok(permit) = Arc::clone(places).try_acquire_owned() {
+async fn take(places: &Semaphore, deadline: Instant) -> Option<SemaphorePermit<'_>> {
+    if let Ok(permit) = places.try_acquire() {
         return Some(permit);
     }
-    timeout_at(deadline, Arc::clone(places).acquire_owned()).await.ok()?.ok()
+    timeout_at(deadline, places.acquire()).await.ok()?.ok()
 }
 
 #[cfg(test)]
@@ -175,9 +173,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_source_over_its_limit_waits_and_is_turned_away_while_others_are_served() {
         let admission = Arc::new(Admission::new(2, 10, DESCRIPTORS, HOLD));
+        let entered = [admission.enter(ip(1)).unwrap(), admission.enter(ip(1)).unwrap()];
         let mut held = Vec::new();
-        for _ in 0..2 {
-            held.push(admission.enter(ip(1)).unwrap().served().await.unwrap());
+        for entered in &entered {
+            held.push(entered.served().await.unwrap());
         }
         let start = tokio::time::Instant::now();
         assert_eq!(admission.enter(ip(1)).unwrap().served().await.unwrap_err(), Limit::Source);
@@ -188,8 +187,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_waiting_connection_is_served_when_a_place_is_left() {
         let admission = Arc::new(Admission::new(1, 10, DESCRIPTORS, HOLD));
-        let first = admission.enter(ip(1)).unwrap().served().await.unwrap();
-        let second = admission.enter(ip(1)).unwrap();
+        let (first, second) = (admission.enter(ip(1)).unwrap(), admission.enter(ip(1)).unwrap());
+        let first = first.served().await.unwrap();
         let (served, ()) = tokio::join!(second.served(), async { drop(first) });
         assert!(served.is_ok());
     }
@@ -197,7 +196,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_waits_for_both_places_are_one_wait() {
         let admission = Arc::new(Admission::new(1, 1, DESCRIPTORS, HOLD));
-        let other = admission.enter(ip(1)).unwrap().served().await.unwrap();
+        let other = admission.enter(ip(1)).unwrap();
+        let other = other.served().await.unwrap();
         let first = admission.enter(ip(2)).unwrap();
         let second = admission.enter(ip(2)).unwrap();
         let start = Instant::now();
@@ -212,8 +212,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_node_limit_holds_over_all_sources() {
         let admission = Arc::new(Admission::new(2, 2, DESCRIPTORS, HOLD));
-        let _a = admission.enter(ip(1)).unwrap().served().await.unwrap();
-        let _b = admission.enter(ip(2)).unwrap().served().await.unwrap();
+        let (a, b) = (admission.enter(ip(1)).unwrap(), admission.enter(ip(2)).unwrap());
+        let _both = (a.served().await.unwrap(), b.served().await.unwrap());
         assert_eq!(admission.enter(ip(3)).unwrap().served().await.unwrap_err(), Limit::Node);
     }
 

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
@@ -29,15 +28,15 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
 
 /// The stream, and the hop limit to set before the next byte is written.
 #[derive(Debug)]
-pub(super) struct HopLimited<S> {
+pub(super) struct HopLimited<'a, S> {
     stream: S,
-    wanted: Hops,
+    wanted: &'a Hops,
     set: u8,
 }
 
 /// The writer's end of a [`HopLimited`]; 0 leaves the system's default.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Hops(Arc<AtomicU8>);
+#[derive(Debug, Default)]
+pub(super) struct Hops(AtomicU8);
 
 // === impl Stream ===
 
@@ -65,10 +64,9 @@ impl Hops {
 
 // === impl HopLimited ===
 
-impl<S: Stream> HopLimited<S> {
-    pub(super) fn new(stream: S) -> (Self, Hops) {
-        let wanted = Hops::default();
-        (Self { stream, wanted: wanted.clone(), set: 0 }, wanted)
+impl<'a, S: Stream> HopLimited<'a, S> {
+    pub(super) fn new(stream: S, wanted: &'a Hops) -> Self {
+        Self { stream, wanted, set: 0 }
     }
 
     fn apply(&mut self) -> io::Result<()> {
@@ -82,7 +80,7 @@ impl<S: Stream> HopLimited<S> {
     }
 }
 
-impl<S: Stream> AsyncRead for HopLimited<S> {
+impl<S: Stream> AsyncRead for HopLimited<'_, S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -92,7 +90,7 @@ impl<S: Stream> AsyncRead for HopLimited<S> {
     }
 }
 
-impl<S: Stream> AsyncWrite for HopLimited<S> {
+impl<S: Stream> AsyncWrite for HopLimited<'_, S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.apply()?;
         Pin::new(&mut self.stream).poll_write(cx, buf)

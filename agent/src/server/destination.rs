@@ -20,21 +20,20 @@ pub enum Destination {
 // === impl Destination ===
 
 impl Destination {
-    /// Looks at the address that `stream` came to, and else asks conntrack where it was headed. An untracked
+    /// Looks at the address that `stream` came to (`at`), and else asks conntrack where it was headed. An untracked
     /// connection (ENOENT) was not captured.
     #[must_use]
-    pub fn of(stream: &TcpStream) -> Self {
-        if stream.local_addr().is_ok_and(|at| at.port() == IMDS_PORT && is_imds(at.ip())) {
+    pub fn of(stream: &TcpStream, at: SocketAddr) -> Self {
+        if at.port() == IMDS_PORT && is_imds(at.ip()) {
             return Self::Imds;
         }
-        let original = match stream.local_addr() {
-            Ok(SocketAddr::V4(_)) => getsockopt(stream, sockopt::OriginalDst).ok().map(|raw| {
+        let original = match at {
+            SocketAddr::V4(_) => getsockopt(stream, sockopt::OriginalDst).ok().map(|raw| {
                 (IpAddr::V4(Ipv4Addr::from(u32::from_be(raw.sin_addr.s_addr))), u16::from_be(raw.sin_port))
             }),
-            Ok(SocketAddr::V6(_)) => getsockopt(stream, sockopt::Ip6tOriginalDst)
+            SocketAddr::V6(_) => getsockopt(stream, sockopt::Ip6tOriginalDst)
                 .ok()
                 .map(|raw| (IpAddr::V6(Ipv6Addr::from(raw.sin6_addr.s6_addr)), u16::from_be(raw.sin6_port))),
-            Err(_) => None,
         };
         match original {
             Some((ip, IMDS_PORT)) if is_imds(ip) => Self::Imds,

@@ -45,5 +45,5 @@ async fn answer_that_panics_is_counted_and_the_pod_is_sent_nothing_of_it() {
     assert_eq!((said[1].as_str(), said[2].as_str()), ("", ""));
     tracker.close();
     tracker.wait().await;
-    assert_eq!((server.metrics.panics.get(), server.metrics.open.get()), (2, 0));
+    assert_eq!((server.shared.metrics.panics.get(), server.shared.metrics.open.get()), (2, 0));
 }

@@ -73,7 +73,7 @@ impl Running {
         let answers = Arc::new(Answers { size, order: Arc::clone(&order) });
         let server =
             Server::new(&config, HOLD, 1_000, Arc::clone(&answers), answers, tracker.clone(), &registry);
-        let open = server.metrics.open.clone();
+        let open = server.shared.metrics.open.clone();
         let to = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let errors = AcceptErrors::register(&registry);

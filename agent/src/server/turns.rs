@@ -1,7 +1,6 @@
 //! Which source is answered next: each has one turn at a time, so that a burst of one is not before another's request.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -20,24 +19,24 @@ use super::{Answer, Peer};
 const RECENT: Duration = Duration::from_millis(1);
 
 /// The turns of one source, one at a time, first come, first served: when the last one was over.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Turns(Arc<Mutex<Option<Instant>>>);
+#[derive(Debug, Default)]
+pub(super) struct Turns(Mutex<Option<Instant>>);
 
 /// Answers when it is its source's turn.
-pub(super) struct InTurn<A> {
-    answer: Arc<A>,
-    turns: Turns,
+pub(super) struct InTurn<'a, A> {
+    answer: &'a A,
+    turns: &'a Turns,
 }
 
 // === impl InTurn ===
 
-impl<A> InTurn<A> {
-    pub(super) fn new(answer: Arc<A>, turns: Turns) -> Self {
+impl<'a, A> InTurn<'a, A> {
+    pub(super) fn new(answer: &'a A, turns: &'a Turns) -> Self {
         Self { answer, turns }
     }
 }
 
-impl<A: Answer> Answer for InTurn<A> {
+impl<A: Answer> Answer for InTurn<'_, A> {
     /// A turn is over when the answer is there or waits for something: what waits takes nobody's time.
     async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<Full<Bytes>> {
         let mut answer = pin!(self.answer.answer(request, peer));

@@ -24,6 +24,10 @@ const ALL_BYTES: usize = 2 << 20;
 /// Capacity that is kept after a burst.
 const KEPT_BYTES: usize = 64 << 10;
 
+/// While lines keep coming they are written this often, many at once: waking a thread for each costs a busy node more than
+/// the line does. The first one after a pause is written at once.
+const TICK: Duration = Duration::from_millis(5);
+
 /// Longest that the end of the process waits for stderr to take what is queued.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -151,6 +155,8 @@ impl Shared {
     /// Waits for lines and swaps them into `taken`, which is empty; false at the end.
     fn take(&self, taken: &mut Vec<u8>) -> bool {
         let mut state = self.state.lock();
+        // Nobody wakes this thread here, but the end.
+        self.changed.wait_while_for(&mut state, |state| !state.closed, TICK);
         while state.lines.is_empty() {
             if state.closed {
                 state.ended = true;

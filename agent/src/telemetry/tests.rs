@@ -180,3 +180,30 @@ fn a_stuck_stderr_drops_access_lines_first_and_holds_nobody() {
     drop(go);
     drop(telemetry);
 }
+
+/// The lines of a request have a format of their own, which must not differ from that of all others.
+#[test]
+fn a_requests_lines_look_as_tracing_would_have_written_them() {
+    macro_rules! lines {
+        ($target:expr) => {{
+            let (some, none) = (Some("x"), None::<&str>);
+            tracing::info!(target: $target, status = 200_u16, some, none, quoted = "a \"b\" \\", "request");
+            tracing::warn!(target: $target, peer = %"10.0.0.1:1", odd = "\u{1b}[31m\n", n = -1, m = u64::MAX, "one\ntwo");
+            tracing::error!(target: $target, wide = "\u{e9}\u{9b}", zero = 0, "{}", "\u{1b}[31m \u{9b} \u{7f}\u{8}");
+            tracing::debug!(target: $target, yes = true, name = ?Some("x"));
+            tracing::trace!(target: $target, "");
+        }};
+    }
+    let without_time = |line: &str| line.split_once(' ').unwrap().1.to_owned();
+    let own = logged(LogFormat::Text, "trace", |_| lines!(ACCESS));
+    let library = logged(LogFormat::Text, "trace", |_| lines!("rolegate::others"));
+    let library: Vec<_> =
+        library.lines().map(|line| without_time(&line.replace("rolegate::others", ACCESS))).collect();
+    assert_eq!(own.lines().map(without_time).collect::<Vec<_>>(), library);
+    let time = own.split(' ').next().unwrap();
+    assert!(
+        time::OffsetDateTime::parse(time, &time::format_description::well_known::Rfc3339).is_ok(),
+        "{time}"
+    );
+    assert_eq!(time.len(), "2026-08-21T15:20:33.123456Z".len());
+}

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::joined::with_joined;
+
 /// The ARN of one IAM role.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RoleArn {
@@ -88,7 +90,7 @@ impl RoleArn {
             return Err(RoleArnError::Shape);
         }
         let base = base.ok_or(RoleArnError::NoBase)?;
-        Self::parse(&format!("{}{}", base.text, text.strip_prefix('/').unwrap_or(text)))
+        with_joined([&*base.text, text.strip_prefix('/').unwrap_or(text)].into_iter(), Self::parse)
     }
 
     /// The whole ARN.

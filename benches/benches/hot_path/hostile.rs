@@ -6,8 +6,8 @@ use std::sync::Arc;
 use criterion::{BatchSize, Criterion};
 use rolegate::policy::{Denied, NamespaceFacts, PatternFormat, PodFacts, Policy};
 
-use super::cluster::{namespace, pod};
-use super::door::rules;
+use rolegate_benches::cluster::{namespace, pod};
+use rolegate_benches::node::rules;
 
 /// More roles than answers are remembered of one namespace: each is matched anew.
 const ROLES: usize = 100;

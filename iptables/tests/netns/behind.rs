@@ -74,7 +74,11 @@ fn came_by(node: &Netns, pod: &Netns, listener: &TcpListener, family: Family, so
     let to = SocketAddr::new(family.imds(), 80);
     let connect = move || TcpStream::connect_timeout(&to, Duration::from_secs(10)).expect("connected");
     let _open = pod.spawn(connect).join().expect("pod");
-    let arrival = Arrival::of(&listener.accept().expect("accepted").0).expect("interface");
+    let arrival = {
+        let (accepted, _) = listener.accept().expect("accepted");
+        let at = accepted.local_addr().expect("an address");
+        Arrival::of(&accepted, at).expect("interface")
+    };
     let source = source.clone();
     let told = node.spawn(move || Surroundings::new().expect("notices").came_in_by(arrival, &source));
     told.join().expect("node")

@@ -33,6 +33,7 @@ use rolegate::server::{Answer, Destination, Peer, serve};
 use rolegate::types::{Clock, PodIp, PodUid};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -47,6 +48,8 @@ const NEIGHBOUR: [u8; 4] = [100, 96, 1, 12];
 const OTHER_ROLE: &str = "arn:aws:iam::123456789012:role/OtherRole";
 const NOW: u64 = 1_800_000_000;
 const TOKEN: &str = "x-aws-ec2-metadata-token";
+/// A connection's, as the server has it.
+const LIFE: Duration = Duration::from_secs(10);
 /// What a request may be answered with (PROTOCOL.md 1.5) where pod, STS and metadata service are all well.
 const STATUSES: [u16; 6] = [200, 400, 401, 403, 404, 405];
 /// hyper's own for what is no request.
@@ -119,8 +122,8 @@ async fn one_connection(world: &World, choice: &Choice, sent: &[u8]) {
     let (client, written) = Client::new(sent, choice.pieces);
     let socket = SocketAddr::from((POD, 40_000));
     let peer = Peer { socket, ip: PodIp::new(socket.ip()), destination: Destination::Imds, arrival: None };
-    serve(client, peer, Arc::clone(&witness), Arc::new(Nobody), CancellationToken::new(), Duration::ZERO)
-        .await;
+    let (deadline, shutdown) = (Instant::now() + LIFE, CancellationToken::new());
+    serve(client, peer, &*witness, &Nobody, deadline, &shutdown, Duration::ZERO).await;
     tasks.close();
     tasks.wait().await;
 

@@ -1,9 +1,10 @@
 //! What the door counts: closed sets of routes, statuses and reasons.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use http::StatusCode;
-use prometheus::{HistogramVec, IntCounter, IntCounterVec};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
 use crate::identity::Unidentified;
 use crate::metrics::{REQUEST_SECONDS, Registry};
@@ -32,8 +33,9 @@ const REFUSED: [&str; 16] = [
 /// What STS says no with. Source: `BrokerError::code`.
 const STS_DENIED: [&str; 2] = ["unauthorized", "rejected"];
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Metrics {
+    often: [Often; 3],
     requests: IntCounterVec,
     seconds: HistogramVec,
     refused: IntCounterVec,
@@ -43,11 +45,21 @@ pub(super) struct Metrics {
     pub(super) v1: IntCounter,
 }
 
+/// What nearly all requests ask for, so that their counters are looked up once: from the first of them on, since what is
+/// never asked for is not on the page.
+#[derive(Debug)]
+struct Often {
+    route: &'static str,
+    ok: OnceLock<IntCounter>,
+    seconds: OnceLock<Histogram>,
+}
+
 // === impl Metrics ===
 
 impl Metrics {
     pub(super) fn register(registry: &Registry) -> Self {
         let made = Self {
+            often: ["document", "token", "role_list"].map(Often::new),
             requests: registry.counters(
                 "requests_total",
                 "Requests of pods, by what was asked for and the status.",
@@ -97,8 +109,13 @@ impl Metrics {
     }
 
     pub(super) fn answered(&self, route: &str, status: StatusCode, refusal: Option<&str>, took: Duration) {
-        self.requests.with_label_values(&[route, status.as_str()]).inc();
-        self.seconds.with_label_values(&[route]).observe(took.as_secs_f64());
+        match self.often.iter().find(|often| often.route == route && status == StatusCode::OK) {
+            Some(often) => often.answered(self, took),
+            None => {
+                self.requests.with_label_values(&[route, status.as_str()]).inc();
+                self.seconds.with_label_values(&[route]).observe(took.as_secs_f64());
+            }
+        }
         if let Some(reason) = refusal {
             debug_assert!(
                 REFUSED.contains(&reason) || Unidentified::ALL.iter().any(|why| why.code() == reason),
@@ -122,4 +139,18 @@ impl Metrics {
 fn denials() -> impl Iterator<Item = &'static str> {
     let of_policy = Denied::CODES.into_iter().filter(|code| *code != Denied::NoRole.code());
     of_policy.chain(STS_DENIED)
+}
+
+// === impl Often ===
+
+impl Often {
+    fn new(route: &'static str) -> Self {
+        Self { route, ok: OnceLock::new(), seconds: OnceLock::new() }
+    }
+
+    fn answered(&self, of: &Metrics, took: Duration) {
+        let ok = || of.requests.with_label_values(&[self.route, StatusCode::OK.as_str()]);
+        self.ok.get_or_init(ok).inc();
+        self.seconds.get_or_init(|| of.seconds.with_label_values(&[self.route])).observe(took.as_secs_f64());
+    }
 }

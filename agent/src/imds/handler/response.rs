@@ -9,6 +9,7 @@ use super::super::error::Refusal;
 use super::super::upstream::Text;
 use super::{Proof, TOKEN_TTL};
 use crate::server::HopLimit;
+use crate::types::write_digits;
 
 /// What the real service calls itself; old Terraform looks for `EC2` in it.
 const EC2WS: HeaderValue = HeaderValue::from_static("EC2ws");
@@ -59,7 +60,7 @@ pub(super) fn make(answer: Result<Good, Refusal>) -> Response<Full<Bytes>> {
             let mut response = Response::new(Full::new(good.body));
             response.headers_mut().insert(CONTENT_TYPE, good.content_type);
             if let Some(seconds) = good.token_seconds {
-                response.headers_mut().insert(TOKEN_TTL, HeaderValue::from(seconds));
+                response.headers_mut().insert(TOKEN_TTL, decimal(seconds));
             }
             if let Some(hops) = good.hop_limit {
                 response.extensions_mut().insert(HopLimit(hops));
@@ -73,6 +74,15 @@ pub(super) fn make(answer: Result<Good, Refusal>) -> Response<Full<Bytes>> {
     response
 }
 
+/// `HeaderValue::from` would allocate three times.
+fn decimal(number: u32) -> HeaderValue {
+    // Of u32::MAX.
+    let mut digits = [b'0'; 10];
+    write_digits(&mut digits, number);
+    let zeros = digits.iter().take(digits.len() - 1).take_while(|digit| **digit == b'0').count();
+    HeaderValue::from_bytes(&digits[zeros..]).unwrap_or(NO_BYTES)
+}
+
 fn empty(refusal: &Refusal) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     *response.status_mut() = refusal.status();
@@ -83,4 +93,16 @@ fn empty(refusal: &Refusal) -> Response<Full<Bytes>> {
     }
     debug_assert_ne!(response.status(), StatusCode::OK, "a refusal is not a success");
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_without_leading_zeros() {
+        for number in [0, 7, 10, 21_600, u32::MAX] {
+            assert_eq!(decimal(number), HeaderValue::from(number));
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! A raw request target, normalised once: decoded, slashes collapsed, dot segments resolved.
 
+use std::borrow::Cow;
+
 use super::host;
 
 /// Longest target read, in bytes: a role's ARN (2048) with every byte percent-encoded, and its prefix.
@@ -16,16 +18,16 @@ pub(super) enum Refused {
 
 /// A path of segments out of `[A-Za-z0-9._:+=,@-]`, none of them empty, `.` or `..`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct NormalPath {
+pub(super) struct NormalPath<'a> {
     /// Decoded; still with repeated slashes and dot segments.
-    decoded: String,
+    decoded: Cow<'a, str>,
 }
 
 // === impl NormalPath ===
 
-impl NormalPath {
+impl<'a> NormalPath<'a> {
     /// Reads origin-form, or absolute-form for the metadata service. A query must be empty.
-    pub(super) fn parse(target: &str) -> Result<Self, Refused> {
+    pub(super) fn parse(target: &'a str) -> Result<Self, Refused> {
         if target.len() > LONGEST {
             return Err(Refused::Malformed);
         }
@@ -75,18 +77,37 @@ fn origin_form(target: &str) -> Result<&str, Refused> {
 
 /// Decodes percent escapes once. `None`: a broken escape, or a byte that no metadata path has, written
 /// plainly or encoded (so also `?`, `#`, `;`, `\`, controls, and `%` itself: double encoding).
-fn decode(raw: &str) -> Option<String> {
+fn decode(raw: &str) -> Option<Cow<'_, str>> {
+    if raw.bytes().all(is_of_a_path) {
+        return Some(Cow::Borrowed(raw));
+    }
     let mut decoded = String::with_capacity(raw.len());
     let mut bytes = raw.bytes();
     while let Some(byte) = bytes.next() {
         let byte = if byte == b'%' { hex(bytes.next()?)? * 16 + hex(bytes.next()?)? } else { byte };
-        if !(byte.is_ascii_alphanumeric() || b"/._:+=,@-".contains(&byte)) {
+        if !is_of_a_path(byte) {
             return None;
         }
         decoded.push(char::from(byte));
     }
-    Some(decoded)
+    Some(Cow::Owned(decoded))
 }
+
+fn is_of_a_path(byte: u8) -> bool {
+    OF_A_PATH[usize::from(byte)]
+}
+
+/// Looked up: a path is read on every request.
+const OF_A_PATH: [bool; 256] = {
+    let mut of_a_path = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        of_a_path[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'/' | b'.' | b'_' | b':' | b'+' | b'=' | b',' | b'@' | b'-');
+        byte += 1;
+    }
+    of_a_path
+};
 
 fn hex(digit: u8) -> Option<u8> {
     match digit {
@@ -99,6 +120,9 @@ fn hex(digit: u8) -> Option<u8> {
 
 /// Whether `..` climbs above the root anywhere.
 fn leaves_root(path: &str) -> bool {
+    if !path.as_bytes().windows(2).any(|pair| pair == b"..") {
+        return false;
+    }
     let mut depth = 0_usize;
     for segment in path.split('/') {
         depth = match segment {

@@ -1,4 +1,5 @@
 //! A node as large as they come, in a cluster as large as they come: 250 pods, 10,000 namespaces.
+#![expect(clippy::unwrap_used, reason = "constants")]
 
 use std::sync::Arc;
 
@@ -8,12 +9,13 @@ use rolegate::policy::{NamespaceAnnotations, NamespaceFacts, PodFacts};
 use rolegate::types::PodUid;
 
 /// Pods on the node.
-pub(crate) const PODS: usize = 250;
+pub const PODS: usize = 250;
 /// Namespaces in the cluster.
-pub(crate) const NAMESPACES: usize = 10_000;
+pub const NAMESPACES: usize = 10_000;
 
 /// Pod `n`, at 100.96.0.`n`, in a namespace of its own, with the annotation `role`.
-pub(crate) fn pod(n: usize, role: &str) -> PodRecord {
+#[must_use]
+pub fn pod(n: usize, role: &str) -> PodRecord {
     PodRecord {
         facts: PodFacts {
             uid: PodUid::new(&format!("0e1f77a2-5a5c-4d7c-9f0e-{n:012}")),
@@ -32,7 +34,8 @@ pub(crate) fn pod(n: usize, role: &str) -> PodRecord {
 }
 
 /// Namespace `n` with this `allowed-roles`.
-pub(crate) fn namespace(n: usize, allowed_roles: &str) -> NamespaceFacts {
+#[must_use]
+pub fn namespace(n: usize, allowed_roles: &str) -> NamespaceFacts {
     let annotations =
         NamespaceAnnotations { allowed_roles: Some(allowed_roles.into()), ..NamespaceAnnotations::default() };
     NamespaceFacts::new(namespace_name(n), annotations)
@@ -43,7 +46,8 @@ fn namespace_name(n: usize) -> Arc<str> {
 }
 
 /// All of them, listed.
-pub(crate) fn index(allowed_roles: &str) -> Index {
+#[must_use]
+pub fn index(allowed_roles: &str) -> Index {
     let mut index = Index::new();
     index.apply(Event::PodsInit);
     for n in 0..PODS {
