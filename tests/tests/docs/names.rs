@@ -60,11 +60,13 @@ const FOREIGN: &[(&str, &[&str])] = &[
             "whitelist-route-regexp",
         ],
     ),
-    ("cargo", &["workspace", "test", "release", "bin"]),
+    ("cargo", &["workspace", "test", "release", "bin", "target"]),
+    ("linker and nm", &["icf", "size-sort"]),
     (
         "the benches",
         &[
             "agent-flag",
+            "allocations",
             "attack",
             "draw",
             "docs",
@@ -77,6 +79,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
             "scenario",
             "seconds",
             "server",
+            "sites",
         ],
     ),
 ];

@@ -63,6 +63,7 @@ const EXCEPTIONS: &[(&str, &str, How)] = &[
         How::No("needs an agent in audit mode: tests/tests/cluster/migration.rs"),
     ),
     ("docs/performance.md", "make bench", How::No("takes minutes; CI builds the benches")),
+    ("docs/performance.md", "target/release/scale", How::No("takes minutes; CI builds the benches")),
     ("docs/troubleshooting.md", "curl --silent \"http://10.0.0.10", How::Node),
     ("docs/troubleshooting.md", "curl http://127.0.0.1", How::Node),
     ("docs/troubleshooting.md", "T=$(curl", How::Pod),
