@@ -12,8 +12,6 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use nix::ifaddrs::{InterfaceAddress, getifaddrs};
-use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::family::IMDS_V6;
@@ -82,15 +80,6 @@ impl Arrival {
             && self.translated.and_then(owner) == Some(self.told);
         if forgotten { source } else { self.told }
     }
-}
-
-/// The index of the interface that has an address.
-pub(crate) fn owner(address: Ipv6Addr) -> Option<u32> {
-    let has = |it: &InterfaceAddress| {
-        it.address.as_ref().and_then(|at| at.as_sockaddr_in6()).is_some_and(|at| at.ip() == address)
-    };
-    let name = getifaddrs().ok()?.find(has)?.interface_name;
-    if_nametoindex(name.as_str()).ok()
 }
 
 fn bridges_call_ip6tables() -> bool {
@@ -166,14 +155,6 @@ mod tests {
         Arrival::expect_at(&listener);
         let (_client, after) = accepted();
         assert_eq!(told_v4(after.as_fd()).unwrap(), Some(1));
-    }
-
-    #[test]
-    fn an_address_of_the_host_has_its_interface() {
-        assert_eq!(owner("2001:db8::1".parse().unwrap()), None);
-        if TcpListener::bind("[::1]:0").is_ok() {
-            assert_eq!(owner(Ipv6Addr::LOCALHOST), Some(1));
-        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia};
@@ -18,7 +19,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use rtnetlink::{MulticastGroup, RouteMessageBuilder};
 
-use crate::arrival::{Arrival, owner};
+use crate::arrival::Arrival;
 use crate::links::output_link;
 
 /// Addresses remembered; beyond it they are asked for anew.
@@ -155,7 +156,7 @@ impl Surroundings {
             if let Some(known) = self.owners.get(&address) {
                 return Some(*known);
             }
-            let found = owner(address)?;
+            let found = Questions::new().and_then(|mut questions| questions.owner(address)).ok()??;
             self.owners.insert(address, found);
             Some(found)
         })
@@ -275,6 +276,17 @@ impl Questions {
         Ok(Some(Known { behind: Behind { interface, hardware, shared, port: None }, neighbour }))
     }
 
+    /// The index of the interface that has an address of the node. The kernel answers without waiting for anybody.
+    fn owner(&mut self, address: Ipv6Addr) -> io::Result<Option<u32>> {
+        let mut wanted = AddressMessage::default();
+        wanted.header.family = AddressFamily::Inet6;
+        wanted.attributes.push(AddressAttribute::Address(address.into()));
+        Ok(match self.ask(RouteNetlinkMessage::GetAddress(wanted))? {
+            Some(RouteNetlinkMessage::NewAddress(answer)) => Some(answer.header.index),
+            Some(_) | None => None,
+        })
+    }
+
     fn shared(&mut self, interface: u32) -> io::Result<Shared> {
         let mut wanted = LinkMessage::default();
         wanted.header.index = interface;
@@ -357,4 +369,20 @@ fn destination(neighbour: &NeighbourMessage) -> Option<IpAddr> {
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn an_address_of_the_host_has_its_interface() {
+        let mut questions = Questions::new().unwrap();
+        assert_eq!(questions.owner("2001:db8::1".parse().unwrap()).unwrap(), None);
+        if TcpListener::bind("[::1]:0").is_ok() {
+            assert_eq!(questions.owner(Ipv6Addr::LOCALHOST).unwrap(), Some(1));
+        }
+    }
 }

@@ -61,7 +61,8 @@ fn pod_gets_its_role(cluster: &Cluster, pod: &str) {
     let key = last.unwrap().unwrap();
     let issued = cluster.sts.issued(key.trim()).unwrap_or_else(|| panic!("{pod}: {key:?} is no session"));
     assert_eq!(issued.role, arn("MyPodRole"), "{pod}");
-    assert_eq!(Client::new(&net, imds_v6()).get(ROLES).unwrap().text(), "MyPodRole", "{pod}");
+    let over_v6 = Client::new(&net, imds_v6()).get(ROLES).unwrap();
+    assert_eq!((over_v6.status, &*over_v6.text()), (200, "MyPodRole"), "{pod}");
 }
 
 fn pods_get_their_refusals(cluster: &Cluster, node: &str) {
