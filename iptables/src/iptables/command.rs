@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::unistd::{AccessFlags, access};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+use tokio::task::spawn_blocking;
 
 /// Longest that a program may take, in all. Listing 40,000 rules takes well under a second.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -81,14 +82,16 @@ impl Program {
     }
 
     async fn output(&self, args: &[&str], input: Option<&str>) -> io::Result<Output> {
-        let mut child = Command::new(&self.path)
+        let mut command = Command::new(&self.path);
+        command
             .args(args)
             .env("LC_ALL", "C")
             .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
+            .kill_on_drop(true);
+        // The thread that spawns waits until the program is loaded: not one that requests wait for.
+        let mut child = spawn_blocking(move || command.spawn()).await.map_err(io::Error::other)??;
         if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
             // A program that ends before it has read everything says why by its status.
             let _ = stdin.write_all(input.as_bytes()).await;
