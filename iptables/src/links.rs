@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::channel::mpsc::UnboundedReceiver;
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, future, stream};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkAttribute;
@@ -22,6 +22,9 @@ use crate::interfaces::InterfaceSpec;
 const SETTLE: Duration = Duration::from_millis(50);
 /// Longest that a burst holds the first of it back.
 const SETTLE_AT_MOST: Duration = Duration::from_millis(200);
+
+/// Routes asked for before the first answer is read: each is some 150 bytes, and the socket has room for hundreds.
+const QUESTIONS_AT_ONCE: usize = 32;
 
 /// Why the kernel's tables could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -135,25 +138,27 @@ impl Links {
 /// When the kernel cannot be asked.
 pub async fn pod_links(addresses: &[IpAddr]) -> Result<HashMap<IpAddr, u32>, LinkError> {
     ask(|handle| async move {
-        let mut links = HashMap::new();
-        for address in addresses {
-            let bits = if address.is_ipv4() { 32 } else { 128 };
-            let Ok(request) = RouteMessageBuilder::<IpAddr>::new().destination_prefix(*address, bits) else {
-                continue;
-            };
-            let mut routes = std::pin::pin!(handle.route().get(request.build()).execute());
-            match routes.next().await {
-                Some(Ok(route)) if route.header.kind == RouteType::Unicast => {
-                    links.extend(output_link(&route).map(|index| (*address, index)));
-                }
-                // Unreachable, prohibited, no such network: an answer, too.
-                Some(Ok(_) | Err(rtnetlink::Error::NetlinkError(_))) | None => {}
-                Some(Err(error)) => return Err(error),
-            }
-        }
-        Ok(links)
+        let asked = stream::iter(addresses.to_vec()).map(move |address| link_of(handle.clone(), address));
+        asked.buffer_unordered(QUESTIONS_AT_ONCE).try_filter_map(future::ok).try_collect().await
     })
     .await
+}
+
+/// The address, and the link that it is routed by.
+async fn link_of(handle: Handle, address: IpAddr) -> Result<Option<(IpAddr, u32)>, rtnetlink::Error> {
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let Ok(request) = RouteMessageBuilder::<IpAddr>::new().destination_prefix(address, bits) else {
+        return Ok(None);
+    };
+    let mut routes = std::pin::pin!(handle.route().get(request.build()).execute());
+    match routes.next().await {
+        Some(Ok(route)) if route.header.kind == RouteType::Unicast => {
+            Ok(output_link(&route).map(|index| (address, index)))
+        }
+        // Unreachable, prohibited, no such network: an answer, too.
+        Some(Ok(_) | Err(rtnetlink::Error::NetlinkError(_))) | None => Ok(None),
+        Some(Err(error)) => Err(error),
+    }
 }
 
 // === impl LinkWatch ===
