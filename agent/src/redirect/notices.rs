@@ -145,7 +145,8 @@ impl Notices {
     }
 }
 
-fn routed_addresses(snapshot: &Snapshot) -> Vec<IpAddr> {
+/// The addresses of pods that the node routes to, in order.
+pub(super) fn routed_addresses(snapshot: &Snapshot) -> Vec<IpAddr> {
     let routed = snapshot.pods().filter(|pod| !pod.host_network && !pod.terminal);
     let mut addresses: Vec<IpAddr> = routed.flat_map(|pod| pod.ips.iter().map(|ip| ip.addr())).collect();
     addresses.sort_unstable();

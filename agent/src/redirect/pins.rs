@@ -1,8 +1,9 @@
 //! Keeps the pins of bridge ports true, and says which addresses are believed.
 //!
-//! Level-triggered, as the redirect is, and a task of its own: a pod that is new asks at once, and waits meanwhile. An
-//! address is believed only after its pin stands, and no longer before it goes.
+//! Level-triggered, as the redirect is, and a task of its own: a pod that is new asks at once, and waits meanwhile, unless
+//! it has a link to itself ([`newcomers`]). An address is believed only after its pin stands, and no longer before it goes.
 
+mod newcomers;
 mod plan;
 mod say;
 
@@ -29,11 +30,12 @@ use super::{LOOK_AFTER_ERROR, LOOK_AT_MOST_EVERY, Redirect};
 use crate::cluster::snapshot::Snapshot;
 use crate::cni::Results;
 use crate::config::{self, SharedL2};
-use crate::identity::{Neighbours, Standing, Standings};
+use crate::identity::{Neighbours, Standing};
 use crate::metrics::Registry;
 use crate::ready::Gate;
 use crate::types::PodIp;
 
+use newcomers::Board;
 use plan::{Claim, Plan, Seen};
 use say::Said;
 
@@ -55,7 +57,7 @@ pub struct Pinning {
     asked: BTreeMap<Claim, Instant>,
     /// What was written last.
     written: Option<Pins>,
-    standings: watch::Sender<Arc<Standings>>,
+    board: Arc<Board>,
     wanted: Arc<Notify>,
     said: Said,
     gate: Gate,
@@ -103,8 +105,6 @@ impl Pinning {
         errors: IntCounter,
         registry: &Registry,
     ) -> Self {
-        let others_believed = config.shared_l2 == SharedL2::Allow;
-        let standings = Standings { others_believed, ..Standings::default() };
         Self {
             mode: config.shared_l2,
             results: config.cni_results.clone(),
@@ -112,7 +112,7 @@ impl Pinning {
             first: None,
             asked: BTreeMap::new(),
             written: None,
-            standings: watch::channel(Arc::new(standings)).0,
+            board: Arc::new(Board::new(config.shared_l2 == SharedL2::Allow)),
             wanted: Arc::default(),
             said: Said::default(),
             gate,
@@ -123,7 +123,7 @@ impl Pinning {
     /// What is known of addresses, for those who ask.
     #[must_use]
     pub fn neighbours(&self) -> Neighbours {
-        Neighbours::new(self.standings.subscribe(), Arc::clone(&self.wanted))
+        Neighbours::new(self.board.subscribe(), Arc::clone(&self.wanted))
     }
 
     /// Has the kernel remember from now on what ports claim: before pods are known, and as early as can be.
@@ -144,8 +144,23 @@ impl Pinning {
     pub async fn run(
         &mut self,
         shutdown: CancellationToken,
-        mut pods: watch::Receiver<Arc<Snapshot>>,
+        pods: watch::Receiver<Arc<Snapshot>>,
     ) -> anyhow::Result<()> {
+        let board = Arc::clone(&self.board);
+        let all_believed = self.mode == SharedL2::Allow;
+        let newcomers = async {
+            if !all_believed && let Err(error) = board.welcome(pods.clone()).await {
+                warn!(%error, "pods that are new wait for the next look");
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = self.look_on(&shutdown, pods.clone()) => Ok(()),
+            never = newcomers => never,
+        }
+    }
+
+    async fn look_on(&mut self, shutdown: &CancellationToken, mut pods: watch::Receiver<Arc<Snapshot>>) {
         let wanted = Arc::clone(&self.wanted);
         let mut timer = tokio::time::interval(self.look_every);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -160,7 +175,7 @@ impl Pinning {
             let answered = self.next_answers(looked_at);
             let due = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return Ok(()),
+                () = shutdown.cancelled() => return,
                 due = notices.due(&mut pods) => due,
                 _ = timer.tick() => true,
                 () = asked => true,
@@ -169,7 +184,7 @@ impl Pinning {
             // Before all pods are known there is nothing to pin, and what an earlier agent has pinned stays.
             if due && notices.listed {
                 looked_at = Instant::now();
-                if self.look(&mut notices).await.is_err() {
+                if self.look(&mut notices, &pods).await.is_err() {
                     timer.reset_after(LOOK_AFTER_ERROR.min(self.look_every));
                 }
             }
@@ -182,15 +197,23 @@ impl Pinning {
     }
 
     /// One look: compares, mends, and sets the gate by what came of it.
-    async fn look(&mut self, notices: &mut Notices) -> Result<(), PinningError> {
+    async fn look(
+        &mut self,
+        notices: &mut Notices,
+        pods: &watch::Receiver<Arc<Snapshot>>,
+    ) -> Result<(), PinningError> {
         notices.listen();
+        notices.addresses_differ(pods);
+        self.board.look_begins();
         if let Ok(links) = Links::read().await {
             notices.seen(links);
         }
         let outcome = self.mend(&notices.addresses).await;
         if let Err(PinningError::Links(_)) = outcome {
-            self.publish(HashMap::new());
+            self.metrics.doubted.set(0);
+            self.board.blind();
         }
+        self.board.look_ends();
         match &outcome {
             Ok(()) => self.gate.open(),
             Err(error) => {
@@ -206,6 +229,7 @@ impl Pinning {
     async fn mend(&mut self, addresses: &[IpAddr]) -> Result<(), PinningError> {
         let links = Ports::read().await?;
         let routed = pod_links(addresses).await?;
+        self.board.looked(&routed);
         // Where nobody shares an interface the rest says nothing of pods, and a new one need not wait for it.
         let nothing = FirstSeen::default();
         let mut seen = Seen {
@@ -315,7 +339,7 @@ impl Pinning {
 
     /// While the table is written those alone are believed that were before and will be after.
     fn doubt_all_but(&self, after: Option<&HashMap<PodIp, Standing>>) {
-        let before = Arc::clone(&self.standings.borrow());
+        let before = self.board.standings();
         let kept = before.of.iter().filter(|(ip, standing)| {
             standing.is_believed() && after.and_then(|after| after.get(*ip)) == Some(*standing)
         });
@@ -333,12 +357,7 @@ impl Pinning {
     fn publish(&self, of: HashMap<PodIp, Standing>) {
         let doubted = of.values().filter(|standing| !standing.is_believed()).count();
         self.metrics.doubted.set(i64::try_from(doubted).unwrap_or(i64::MAX));
-        let new = Standings { others_believed: self.mode == SharedL2::Allow, of };
-        self.standings.send_if_modified(|standings| {
-            let differ = **standings != new;
-            *standings = Arc::new(new);
-            differ
-        });
+        self.board.publish(of);
     }
 }
 
