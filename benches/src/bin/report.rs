@@ -13,7 +13,7 @@ use rolegate_benches::plot;
 use rolegate_tests::world::World;
 use serde_json::Value;
 
-/// Runs `e2e`, `fairness` and `herd`, writes what they say to files, and puts tables and plots made from all the files
+/// Runs `e2e`, `fairness`, `herd` and `start`, writes what they say to files, and puts tables and plots made from all the files
 /// there into the page. Needs root (or a user namespace: tests/tools/as-root.sh).
 #[derive(Parser)]
 struct Args {
@@ -34,9 +34,13 @@ struct Args {
     programs: Vec<String>,
 }
 
-/// What measures, with flags that keep all of it within eight minutes.
-const PROGRAMS: [(&str, &[&str]); 3] =
-    [("e2e", &[]), ("fairness", &["--rounds=4", "--seconds=6"]), ("herd", &["--herds=8"])];
+/// What measures, with flags that keep all of it within ten minutes.
+const PROGRAMS: [(&str, &[&str]); 4] = [
+    ("e2e", &[]),
+    ("fairness", &["--rounds=4", "--seconds=6"]),
+    ("herd", &["--herds=8"]),
+    ("start", &["--api=real"]),
+];
 
 fn main() -> Result<()> {
     let args = Args::parse();
@@ -96,7 +100,11 @@ fn draw(args: &Args) -> Result<()> {
         for (name, picture) in plot::all(run) {
             std::fs::write(directory.join(name), picture)?;
         }
-        let made_by = [("fairness", others::fairness as fn(&_, &_) -> _), ("herd", others::herd)];
+        let made_by = [
+            ("fairness", others::fairness as fn(&_, &_) -> _),
+            ("herd", others::herd),
+            ("start", others::start),
+        ];
         made.extend(
             made_by
                 .into_iter()

@@ -1,4 +1,4 @@
-//! The tables of `fairness` and `herd`.
+//! The tables of `fairness`, `herd` and `start`.
 
 use serde_json::Value;
 
@@ -74,6 +74,37 @@ pub fn herd(figures: &Value, machine: &Machine) -> String {
         number(&figures["median_p99_ms"]),
         markdown(&["Herd", "p50", "p99", "max", "calls to STS"], &rows)
     )
+}
+
+/// A node whose agent starts while a pod asks.
+#[must_use]
+pub fn start(figures: &Value, machine: &Machine) -> String {
+    let mut millis: Vec<f64> =
+        figures["starts_ms"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
+    millis.sort_by(f64::total_cmp);
+    let [fastest, slowest] = [millis.first(), millis.last()]
+        .map(|millis| millis.map_or_else(String::new, |millis| format!("{millis:.0} ms")));
+    let row = vec![
+        text(&figures["api"]),
+        text(&figures["pods"]),
+        text(&figures["namespaces"]),
+        millis.len().to_string(),
+        fastest,
+        format!("{:.0} ms", number(&figures["median_ms"])),
+        slowest,
+        text(&figures["requests_at_imds"]),
+    ];
+    let head = [
+        "API server",
+        "pods",
+        "namespaces",
+        "starts",
+        "fastest",
+        "median",
+        "slowest",
+        "requests of the pod at IMDS meanwhile",
+    ];
+    format!("{}.\n\n{}", machine.in_words(), markdown(&head, &[row]))
 }
 
 /// NaN where there is none.

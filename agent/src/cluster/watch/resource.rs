@@ -49,6 +49,15 @@ impl Resource {
         }
     }
 
+    /// Objects of one page, of which a page is some 600 KB to 1.1 MB: what the first list takes stays resident. Each page is
+    /// one more way to the API server and back, and a read of its etcd.
+    pub(super) const fn page(self) -> u32 {
+        match self {
+            Self::Pods => 100,
+            Self::Namespaces => 500,
+        }
+    }
+
     /// What a list of it is called.
     pub(super) const fn list_kinds(self) -> &'static [&'static str] {
         match self {
