@@ -16,7 +16,7 @@ use super::super::upstream::Upstream;
 use super::*;
 use crate::args::{self, Invocation};
 use crate::config::Config;
-use crate::credentials::{CredentialSource, SourceError};
+use crate::credentials::{CredentialSource, Session, SessionKey, SourceError};
 use crate::server::Destination;
 
 #[derive(Clone, Default)]
