@@ -335,3 +335,30 @@ fn watch_from_a_version_to_come_is_silent() {
         assert_eq!((watched.status, watched.text().is_empty()), (200, silent), "{from}: {}", watched.text());
     }
 }
+
+/// What the agent asks of a watch that is silent: from the watch cache, a list of what cannot be. Its version is not newer
+/// than the first list's for as long as nothing of the resource has changed, whatever else has, and then it is.
+#[test]
+fn watch_cache_vouches_for_a_silent_watch_until_there_was_something_to_say() {
+    const FIRST: &str = "limit=500";
+    const CACHED: &str = "resourceVersion=0&fieldSelector=metadata.name%3D-";
+    let test = "watch_cache_vouches_for_a_silent_watch_until_there_was_something_to_say";
+    let Some((_ns, api)) = api(test) else { return };
+    let version = |query: &str| -> u64 {
+        let answer = api.call(&api.token(), "GET", &format!("/api/v1/namespaces?{query}"), "").unwrap();
+        let list = answer.json().unwrap();
+        assert!(query == FIRST || list["items"].as_array().is_some_and(Vec::is_empty), "{list}");
+        list["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+    };
+    // The API server makes its own namespaces some time after it is ready.
+    until("its own namespaces", || {
+        let own = "/api/v1/namespaces/kube-node-lease";
+        api.call(&api.admin_token(), "GET", own, "").is_ok_and(|answer| answer.status == 200)
+    });
+    let listed = version(FIRST);
+    let pod = api.apply_pod(&Pod::new("default", "web").node("n1")).unwrap();
+    assert!(!pod.is_empty());
+    assert!(version(CACHED) <= listed, "a pod is nothing that a watch of namespaces tells");
+    api.apply_namespace("team", &[]).unwrap();
+    until("the new namespace is in the cache", || version(CACHED) > listed);
+}
