@@ -373,6 +373,8 @@ struct Call<'a> {
 
 fn request(ns: &NetNs, address: SocketAddr, tls: &Arc<ClientConfig>, call: &Call<'_>) -> Result<Response> {
     let stream = ns.connect(address, TIMEOUT)?;
+    // Else the request waits for the other side to acknowledge the end of the handshake: 40 ms.
+    stream.set_nodelay(true)?;
     let session = ClientConnection::new(Arc::clone(tls), ServerName::from(address.ip()))?;
     let Call { token, method, path, mime, body } = call;
     let request = format!(
