@@ -89,7 +89,7 @@ bench: rust ## the hot path step by step, the agent and other servers end to end
 	tests/tools/as-root.sh $(TARGET)/release/herd $(HERD_FLAGS)
 
 .PHONY: bench-report
-bench-report: rust ## docs/performance.md: its tables and plots, measured anew (ten minutes of a quiet machine)
+bench-report: rust ## docs/performance.md: its tables and plots, measured anew (twenty minutes of a quiet machine)
 	cargo build --release -p rolegate -p rolegate-benches --bins
 	@export ROLEGATE_BIN="$$(realpath $(TARGET)/release/rolegate)"; \
 	tests/tools/as-root.sh $(TARGET)/release/report --figures $(TARGET)/bench $(REPORT_FLAGS)

@@ -268,6 +268,7 @@ async fn accept(listener: tokio::net::TcpListener, service: &Arc<Service>, down:
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
+        let _ = stream.set_nodelay(true);
         let (service, mut down) = (Arc::clone(service), down.clone());
         connections.spawn(async move {
             let is_down = down.clone();

@@ -34,7 +34,7 @@ struct Args {
     programs: Vec<String>,
 }
 
-/// What measures, with flags that keep all of it within ten minutes.
+/// What measures, with flags that keep all of it within some twenty minutes.
 const PROGRAMS: [(&str, &[&str]); 4] = [
     ("e2e", &[]),
     ("fairness", &["--rounds=4", "--seconds=6"]),

@@ -69,6 +69,8 @@ async fn accept(
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
+        // As Go's servers do: an event is two small writes, and the second would wait for an acknowledgement.
+        let _ = socket.set_nodelay(true);
         let acceptor = TlsAcceptor::from(Arc::clone(&tls.lock()));
         let (shared, shutdown) = (Arc::clone(&shared), shutdown.clone());
         if shared.state().down {

@@ -67,6 +67,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
         &[
             "agent-flag",
             "allocations",
+            "api",
             "attack",
             "draw",
             "docs",
