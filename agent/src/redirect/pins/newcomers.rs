@@ -66,7 +66,9 @@ impl Board {
     pub(super) fn looked(&self, routed: &HashMap<IpAddr, u32>) {
         let mut links = self.links.lock();
         links.looked = Some(routed.clone());
-        links.new.retain(|address, link| !routed.contains_key(address) && alone(routed, *address, *link));
+        links.new.retain(|address, link| {
+            !routed.contains_key(address) && behind_too(routed, *address, *link).next().is_none()
+        });
     }
 
     /// Links could not be read: nobody is new until they are.
@@ -123,33 +125,43 @@ impl Board {
         }
     }
 
+    /// Who shares a link with a newcomer is doubted with it, until a look has said where both stand.
     fn meet(&self, address: IpAddr, behind: &Behind) {
-        if self.links.lock().admit(address, behind) {
-            self.publish(self.standings().of.clone());
+        if behind.shared != Shared::Own {
+            return;
         }
+        let Some(others) = self.links.lock().admit(address, behind.interface) else { return };
+        let mut of = self.standings().of.clone();
+        of.retain(|ip, _| !others.contains(&ip.addr()));
+        self.publish(of);
     }
 }
 
 // === impl Links ===
 
 impl Links {
-    /// Whether the address is alone on a link that is one pod's; it is remembered then.
-    fn admit(&mut self, address: IpAddr, behind: &Behind) -> bool {
-        let Some(looked) = &self.looked else { return false };
-        let link = behind.interface;
-        let admitted =
-            behind.shared == Shared::Own && alone(looked, address, link) && alone(&self.new, address, link);
-        if admitted {
+    /// Whom else the address shares its link with, and nobody of them is new any more; if nobody, it is. `None` before the
+    /// first look.
+    fn admit(&mut self, address: IpAddr, link: u32) -> Option<Vec<IpAddr>> {
+        let others: Vec<_> = behind_too(self.looked.as_ref()?, address, link)
+            .chain(behind_too(&self.new, address, link))
+            .collect();
+        self.new.retain(|other, _| !others.contains(other));
+        if others.is_empty() {
             self.new.insert(address, link);
         }
-        admitted
+        Some(others)
     }
 }
 
-/// No other address of the same family is behind the link.
-fn alone(routed: &HashMap<IpAddr, u32>, address: IpAddr, link: u32) -> bool {
-    let mut others = routed.iter().filter(|(other, at)| **at == link && **other != address);
-    others.all(|(other, _)| other.is_ipv4() != address.is_ipv4())
+/// The other addresses of the same family behind the link.
+fn behind_too(
+    routed: &HashMap<IpAddr, u32>,
+    address: IpAddr,
+    link: u32,
+) -> impl Iterator<Item = IpAddr> + '_ {
+    let others = routed.iter().filter(move |(other, at)| **at == link && **other != address);
+    others.map(|(other, _)| *other).filter(move |other| other.is_ipv4() == address.is_ipv4())
 }
 
 #[cfg(test)]
@@ -195,8 +207,10 @@ mod tests {
         board.meet(ip("10.1.0.4"), &behind(LINK, Shared::Others));
         board.meet(ip("10.1.0.5"), &behind(LINK, Shared::Own));
         board.meet(ip("10.1.0.6"), &behind(LINK, Shared::Own));
-        let are = ["10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5", "10.1.0.6"];
-        assert_eq!(are.map(|address| believed(&board, address)), [false, false, false, true, false]);
+        for address in ["10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5", "10.1.0.6"] {
+            assert!(!believed(&board, address), "{address}");
+        }
+        assert!(!believed(&board, "10.1.0.1"), "a newcomer is behind its link, too");
     }
 
     #[test]
