@@ -324,24 +324,32 @@ impl PodNet {
         self.plug()
     }
 
-    /// Leaves in `directory` what libcni would have, until the pod's network goes.
+    /// Leaves in `directory` what libcni would have, until the pod's network goes. Older runtimes tell
+    /// plugins no `uid`.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn leave_result(&self, directory: &Path, namespace: &str, name: &str) -> Result<()> {
+    pub fn leave_result(
+        &self,
+        directory: &Path,
+        [namespace, name]: [&str; 2],
+        uid: Option<&str>,
+    ) -> Result<()> {
         let [port, pod] = self.macs();
         let ips: Vec<_> = self
             .ips()
             .into_iter()
             .map(|ip| json!({"address": format!("{ip}/{}", if ip.is_ipv4() { 24 } else { 64 }), "interface": 2}))
             .collect();
+        let mut args = vec![["IgnoreUnknown", "1"], ["K8S_POD_NAMESPACE", namespace], ["K8S_POD_NAME", name]];
+        args.extend(uid.map(|uid| ["K8S_POD_UID", uid]));
         let result = json!({
             "kind": "cniCacheV1",
             "containerId": self.ns.name(),
             "config": "e30=",
             "ifName": "eth0",
             "networkName": "kubenet",
-            "cniArgs": [["IgnoreUnknown", "1"], ["K8S_POD_NAMESPACE", namespace], ["K8S_POD_NAME", name]],
+            "cniArgs": args,
             "result": {
                 "cniVersion": "1.0.0",
                 "dns": {},

@@ -21,7 +21,7 @@ impl World {
         shape: impl FnOnce(Pod) -> Pod,
     ) -> Result<RunningPod> {
         let net = self.bridged_net(name)?;
-        net.leave_result(self.cni_results(), namespace, name)?;
+        net.leave_result(self.cni_results(), [namespace, name], None)?;
         self.run(Arc::new(net), namespace, name, shape)
     }
 

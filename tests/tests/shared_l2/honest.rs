@@ -160,7 +160,7 @@ fn come_and_go(world: &World, agent: &Agent, [attacker, victim]: [&RunningPod; 2
         let (ip4, ip6) = (std::net::Ipv4Addr::new(100, 96, 1, 250), "fd00:64:1::250".parse().unwrap());
         let name = format!("other-{others}");
         let net = world.topology.bridged_pod(&name, ip4, Some(ip6)).unwrap();
-        net.leave_result(world.cni_results(), "default", &name).unwrap();
+        net.leave_result(world.cni_results(), ["default", &name], None).unwrap();
         let other = world.run(net.into(), "default", &name, |pod| pod.role("OtherRole")).unwrap();
         let path = DOCUMENT.replace("MyPodRole", "OtherRole");
         // On a busy machine the watch, or a look at links, may take longer than a request is held: who is new asks again.
