@@ -65,6 +65,16 @@ impl FirstSeen {
     /// # Errors
     /// When it cannot be read or written.
     pub async fn read(known: Option<&Self>, links: &BTreeSet<PortKey>) -> Result<(Self, bool), PinsError> {
+        match Self::read_once(known, links).await {
+            // It was flushed between two questions: now it is seen that it is gone.
+            Err(PinsError::Table(error)) if error.errno() == Some(libc::ENOENT) => {
+                Self::read_once(known, links).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn read_once(known: Option<&Self>, links: &BTreeSet<PortKey>) -> Result<(Self, bool), PinsError> {
         let table = table();
         if table.drift().await?.is_some() {
             let again = Self::again(known, links);
