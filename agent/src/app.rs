@@ -12,7 +12,6 @@ mod process;
 mod ready_log;
 mod sockets;
 mod store;
-mod uncaptured;
 
 use std::collections::HashSet;
 use std::net::TcpListener;
@@ -32,6 +31,7 @@ use crate::config::Config;
 use crate::credentials::Broker;
 use crate::identity::{Identity, Neighbours, Witnesses};
 use crate::imds::document;
+use crate::imds::entrance::{Entrance, Uncaptured};
 use crate::imds::handler::{Door, With};
 use crate::imds::passthrough::Passthrough;
 use crate::imds::route::MetadataPolicy;
@@ -42,7 +42,7 @@ use crate::policy::Policy;
 use crate::prefetch::{self, Complaints};
 use crate::ready::Gates;
 use crate::redirect::Mode;
-use crate::server::{Listeners, Queue, Server};
+use crate::server::{Listeners, Queue};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Telemetry;
 use crate::types::{Clock, PodIp};
@@ -57,7 +57,6 @@ pub use probe::probe;
 pub use process::forbid_dumps;
 use ready_log::start_ready_log;
 use sockets::Sockets;
-use uncaptured::Uncaptured;
 
 /// What every component may need.
 struct Base {
@@ -372,17 +371,17 @@ fn start_server(
     } else {
         Scope::Health
     };
-    let server = Server::new(
+    let uncaptured = Uncaptured::new(move |head, socket| admin.answer(head, socket, scope));
+    let entrance = Entrance::new(
         &config.server,
         config.imds.hold,
         base.descriptors,
-        Arc::new(door),
-        Arc::new(Uncaptured::new(admin, scope)),
+        (door, uncaptured),
         supervisor.tracker(),
         &base.registry,
     );
     supervisor
-        .spawn("server", server.run(listeners, base.accept_errors.clone(), queue, supervisor.shutdown()));
+        .spawn("server", entrance.run(listeners, base.accept_errors.clone(), queue, supervisor.shutdown()));
     Ok(())
 }
 

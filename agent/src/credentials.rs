@@ -1,9 +1,8 @@
-//! Sessions of roles: one broker that keeps them, one source that gets them.
+//! Sessions of roles, and STS as their source.
 
 pub mod assume_role;
-pub mod broker;
-pub mod source;
 
 pub use assume_role::{AssumeRoleSource, CallerIdentity};
-pub use broker::{Ask, Broker, BrokerError, Desired};
-pub use source::{CredentialSource, Session, SessionKey, SourceError};
+pub use rolegate_core::credentials::{
+    Ask, Broker, BrokerError, CredentialSource, Desired, Session, SessionKey, SourceError, broker, source,
+};

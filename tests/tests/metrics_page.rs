@@ -10,7 +10,9 @@ use regex::Regex;
 fn the_page_and_the_sources_name_the_same_metrics() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut registered = BTreeSet::new();
-    collect(&root.join("agent/src"), &mut registered);
+    for sources in ["agent/src", "agent/core/src"] {
+        collect(&root.join(sources), &mut registered);
+    }
     let page = std::fs::read_to_string(root.join("docs/metrics.md")).unwrap();
     let rows = Regex::new(r"(?m)^\| `([a-z0-9_]+)`").unwrap();
     let described: BTreeSet<String> = rows.captures_iter(&page).map(|row| row[1].to_owned()).collect();

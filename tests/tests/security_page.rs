@@ -14,7 +14,7 @@ type Carried = BTreeMap<String, BTreeSet<String>>;
 fn every_number_has_a_test_and_the_page_names_it() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut carried = Carried::new();
-    for sources in ["agent/src", "iptables/src", "iptables/tests", "tests/tests"] {
+    for sources in ["agent/src", "agent/core/src", "iptables/src", "iptables/tests", "tests/tests"] {
         collect(&root.join(sources), &mut carried);
     }
     let page = std::fs::read_to_string(root.join("docs/security.md")).unwrap();

@@ -5,8 +5,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tracing::Dispatch;
 
 use super::*;
+use crate::config::{Log, LogFormat};
+use crate::telemetry::Telemetry;
 
 const LOOPBACK: &str = "127.0.0.1:40000";
 const POD: &str = "100.96.1.7:40000";
@@ -15,6 +18,11 @@ fn admin() -> (Admin, Gates) {
     let gates = Gates::new();
     let health = Health { host_ip: Some("172.20.0.9".parse().unwrap()), ..Health::default() };
     (Admin::new(Registry::new(), gates.clone(), health), gates)
+}
+
+fn quiet() -> (Dispatch, Telemetry) {
+    let off = Log { format: LogFormat::Text, level: "off".into() };
+    Telemetry::build(&off, &Registry::new(), Box::new(std::io::sink()), false).unwrap()
 }
 
 fn parts(method: &str, target: &str) -> Parts {
@@ -90,7 +98,7 @@ async fn metrics_are_of_the_own_registry_and_say_what_was_built() {
 async fn the_store_is_shown_with_debug_and_on_loopback_only() {
     let (admin, _) = admin();
     assert_eq!(ask_as(&admin, "GET", "/debug/store", LOOPBACK, Scope::Full).await.0, 404);
-    let (_dispatch, telemetry) = crate::telemetry::tests::quiet();
+    let (_dispatch, telemetry) = quiet();
     let store = Arc::new(|| serde_json::json!({"pods": 3}));
     let admin = admin.with_debug(DebugPages { store, levels: telemetry.levels() });
     assert_eq!(ask_as(&admin, "GET", "/debug/store", POD, Scope::Full).await.0, 403);
@@ -102,15 +110,15 @@ async fn the_store_is_shown_with_debug_and_on_loopback_only() {
 
 #[tokio::test]
 async fn the_log_level_is_changed_by_put_on_loopback_only() {
-    let (_dispatch, telemetry) = crate::telemetry::tests::quiet();
+    let (_dispatch, telemetry) = quiet();
     let store = Arc::new(|| serde_json::Value::Null);
     let admin = admin().0.with_debug(DebugPages { store, levels: telemetry.levels() });
-    let put = "/debug/log-level?level=info,rolegate::imds=debug";
+    let put = "/debug/log-level?level=info,rolegate_core::imds=debug";
     assert_eq!(ask_as(&admin, "PUT", put, POD, Scope::Full).await.0, 403);
     assert_eq!(ask_as(&admin, "POST", put, LOOPBACK, Scope::Full).await.0, 405);
     assert_eq!(ask_as(&admin, "GET", put, LOOPBACK, Scope::Full).await, (200, "off\n".into()));
     assert_eq!(ask_as(&admin, "PUT", put, LOOPBACK, Scope::Full).await.0, 200);
-    assert!(ask_as(&admin, "GET", put, LOOPBACK, Scope::Full).await.1.contains("rolegate::imds=debug"));
+    assert!(ask_as(&admin, "GET", put, LOOPBACK, Scope::Full).await.1.contains("rolegate_core::imds=debug"));
     let (status, body) = ask_as(&admin, "PUT", "/debug/log-level?level=loud", LOOPBACK, Scope::Full).await;
     assert_eq!(status, 400, "{body}");
 }

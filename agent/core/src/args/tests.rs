@@ -110,7 +110,7 @@ fn token_is_not_seen_in_the_debug_form_of_the_flags() {
 
 #[test]
 fn page_about_flags_is_what_the_binary_says() {
-    let page = include_str!("../../../docs/flags.md");
+    let page = include_str!("../../../../docs/flags.md");
     let exit = read(&["docs-flags"], &[]).unwrap_err();
     assert_eq!((exit.code, exit.to_stdout), (0, true));
     assert!(page == exit.text, "docs/flags.md is stale: rolegate docs-flags > docs/flags.md");

@@ -2,6 +2,7 @@
 
 mod audit;
 pub mod document;
+pub mod entrance;
 mod error;
 pub mod handler;
 pub mod passthrough;

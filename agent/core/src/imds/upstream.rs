@@ -153,17 +153,17 @@ impl Dial for Tcp {
 
 impl UpstreamPath {
     /// The node's instance profile.
-    pub(crate) const IAM_INFO: Self = Self::constant("/latest/meta-data/iam/info");
+    pub const IAM_INFO: Self = Self::constant("/latest/meta-data/iam/info");
     /// The name of the node's role.
-    pub(crate) const ROLE_LIST: Self = Self::constant("/latest/meta-data/iam/security-credentials/");
+    pub const ROLE_LIST: Self = Self::constant("/latest/meta-data/iam/security-credentials/");
     /// The region.
-    pub(crate) const REGION: Self = Self::constant("/latest/meta-data/placement/region");
+    pub const REGION: Self = Self::constant("/latest/meta-data/placement/region");
     /// The availability zone, which begins with the region.
-    pub(crate) const ZONE: Self = Self::constant("/latest/meta-data/placement/availability-zone");
+    pub const ZONE: Self = Self::constant("/latest/meta-data/placement/availability-zone");
     /// The instance's id.
-    pub(crate) const INSTANCE_ID: Self = Self::constant("/latest/meta-data/instance-id");
+    pub const INSTANCE_ID: Self = Self::constant("/latest/meta-data/instance-id");
     /// The identity document, which has the region.
-    pub(crate) const IDENTITY: Self = Self::constant("/latest/dynamic/instance-identity/document");
+    pub const IDENTITY: Self = Self::constant("/latest/dynamic/instance-identity/document");
 
     const fn constant(path: &'static str) -> Self {
         Self(Cow::Borrowed(path))

@@ -1,12 +1,9 @@
 //! Records for tests, in as few words as possible.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::snapshot::PodRecord;
-use super::watch::project_namespace;
-use crate::config::AnnotationKeys;
-use crate::policy::{NamespaceFacts, PodFacts};
+use crate::policy::{NamespaceAnnotations, NamespaceFacts, PodFacts};
 use crate::types::PodUid;
 
 /// A running pod of namespace `default`, with these addresses.
@@ -30,8 +27,9 @@ pub(crate) fn mk_pod(uid: &str, name: &str, ips: &[&str]) -> PodRecord {
 
 /// A namespace whose `allowed-roles` annotation is as given.
 pub(crate) fn mk_namespace(name: &str, allowed_roles: Option<&str>) -> NamespaceFacts {
-    let keys = AnnotationKeys::default();
-    let annotations: BTreeMap<_, _> =
-        allowed_roles.into_iter().map(|value| (keys.allowed_roles.clone(), value.to_owned())).collect();
-    project_namespace(name, Some(&annotations), &keys)
+    let annotations = NamespaceAnnotations {
+        allowed_roles: allowed_roles.map(Arc::from),
+        ..NamespaceAnnotations::default()
+    };
+    NamespaceFacts::new(name, annotations)
 }

@@ -3,7 +3,7 @@
 mod filter;
 mod queue;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 mod text;
 
 use std::io::{IsTerminal, Write};
@@ -85,7 +85,11 @@ impl Telemetry {
         self.levels.clone()
     }
 
-    fn build(
+    /// As [`Self::init`], for whoever sets the dispatch itself: lines go to `sink`, coloured if it is `ansi`.
+    ///
+    /// # Errors
+    /// [`TelemetryError::Level`].
+    pub fn build(
         log: &Log,
         registry: &Registry,
         sink: Box<dyn Write + Send>,

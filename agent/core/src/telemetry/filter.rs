@@ -9,7 +9,7 @@ use tracing_subscriber::filter::{FilterFn, filter_fn};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is no log level; allowed are error, warn, info, debug, trace, \
-     or a list such as info,rolegate::imds=debug"
+     or a list such as info,rolegate_core::imds=debug"
 )]
 pub struct LevelError(String);
 
