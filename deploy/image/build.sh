@@ -51,7 +51,8 @@ export ROLEGATE_RUSTC
 
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
 places=("$sysroot=/rust" "$cargo_home=/cargo" "$repository=/rolegate" "$(realpath -m "$output")=/target")
-rust_flags='' c_flags=''
+# No panic passes through C, and nothing else unwinds.
+rust_flags='' c_flags=' -fno-asynchronous-unwind-tables'
 for place in "${places[@]}"; do
   rust_flags+=" --remap-path-prefix=$place"
   c_flags+=" -ffile-prefix-map=$place"

@@ -48,7 +48,20 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tracing_subscriber", &["telemetry"]),
     ("clap", &["args"]),
     // Tasks end with `anyhow::Result`, which the supervisor prints: beside `main` and `app`, their `run`s.
-    ("anyhow", &["main", "app", "supervisor", "admin", "server", "prefetch", "redirect", "cluster::watch"]),
+    (
+        "anyhow",
+        &[
+            "main",
+            "app",
+            "supervisor",
+            "admin",
+            "server",
+            "imds::entrance",
+            "prefetch",
+            "redirect",
+            "cluster::watch",
+        ],
+    ),
     // What is of it is shown under the agent's own names.
     ("rolegate_core", &["cluster", "credentials"]),
     ("prometheus::TextEncoder", &["admin"]),

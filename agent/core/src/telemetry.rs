@@ -10,9 +10,9 @@ use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 
 use tracing::Dispatch;
-use tracing_subscriber::filter::FilterExt;
+use tracing_subscriber::filter::{FilterExt, Targets};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::{EnvFilter, Registry as Spans, fmt, reload};
+use tracing_subscriber::{Registry as Spans, fmt, reload};
 
 use crate::config::{Log, LogFormat};
 use crate::metrics::Registry;
@@ -37,7 +37,7 @@ pub struct Telemetry {
 /// Changes the log level of the running process.
 #[derive(Clone, Debug)]
 pub struct Levels {
-    handle: reload::Handle<EnvFilter, Spans>,
+    handle: reload::Handle<Targets, Spans>,
 }
 
 /// Why logging could not be set up.

@@ -23,8 +23,10 @@ use crate::config;
 use crate::metrics::Registry;
 use crate::server::{Answer, Listeners, Peer, Queue, Server};
 
+type Pages = dyn Fn(&Parts, SocketAddr) -> Response<Full<Bytes>> + Send + Sync;
+
 /// What connections get that no rule brought here: probes, and nothing that is a pod's.
-pub struct Uncaptured(Box<dyn Fn(&Parts, SocketAddr) -> Response<Full<Bytes>> + Send + Sync>);
+pub struct Uncaptured(Box<Pages>);
 
 /// The accept loops of pods' requests.
 pub struct Entrance(Server<Door, Uncaptured>);

@@ -2,8 +2,7 @@
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::{FilterFn, filter_fn};
+use tracing_subscriber::filter::{FilterFn, Targets, filter_fn};
 
 /// Why a level cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,28 +24,26 @@ pub fn check_level(text: &str) -> Result<(), LevelError> {
 ///
 /// A bare word that is no level is refused: the library would take it for a target to be traced, and a
 /// misspelt level would silence everything else.
-pub(super) fn parse(text: &str) -> Result<EnvFilter, LevelError> {
-    let refused = || LevelError(text.to_owned());
-    let directives = text
-        .split(',')
-        .map(|part| {
-            let (target, word) = part.rsplit_once('=').map_or((None, part), |(t, w)| (Some(t), w));
-            let level = level(word.trim())?;
-            Some(target.map_or_else(|| level.to_owned(), |target| format!("{}={level}", target.trim())))
+pub(super) fn parse(text: &str) -> Result<Targets, LevelError> {
+    text.split(',').try_fold(Targets::new(), |targets, part| {
+        let (target, word) = part.rsplit_once('=').map_or((None, part), |(t, w)| (Some(t.trim()), w));
+        let level =
+            level(word.trim()).filter(|_| target != Some("")).ok_or_else(|| LevelError(text.to_owned()))?;
+        Ok(match target {
+            Some(target) => targets.with_target(target, level),
+            None => targets.with_default(level),
         })
-        .collect::<Option<Vec<_>>>()
-        .ok_or_else(refused)?;
-    EnvFilter::builder().parse(directives.join(",")).map_err(|_| refused())
+    })
 }
 
-fn level(word: &str) -> Option<&'static str> {
+fn level(word: &str) -> Option<LevelFilter> {
     Some(match word.to_ascii_lowercase().as_str() {
-        "off" => "off",
-        "error" | "fatal" | "panic" => "error",
-        "warn" | "warning" => "warn",
-        "info" => "info",
-        "debug" => "debug",
-        "trace" => "trace",
+        "off" => LevelFilter::OFF,
+        "error" | "fatal" | "panic" => LevelFilter::ERROR,
+        "warn" | "warning" => LevelFilter::WARN,
+        "info" => LevelFilter::INFO,
+        "debug" => LevelFilter::DEBUG,
+        "trace" => LevelFilter::TRACE,
         _ => return None,
     })
 }

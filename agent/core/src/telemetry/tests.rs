@@ -122,7 +122,7 @@ fn levels_are_words_or_lists_and_nothing_else() {
     for fine in ["info", "WARNING", "panic", "info,rolegate_core::imds=debug", "off"] {
         assert_eq!(check_level(fine), Ok(()), "{fine}");
     }
-    for wrong in ["", "inof", "rolegate", "rolegate=loud", "info,", "info,rolegate"] {
+    for wrong in ["", "inof", "rolegate", "rolegate=loud", "info,", "info,rolegate", "=debug"] {
         assert!(check_level(wrong).is_err(), "{wrong}");
     }
 }
