@@ -3,6 +3,7 @@
 mod answer;
 mod backoff;
 mod client;
+mod kubeconfig;
 pub mod own_node;
 pub mod watch;
 

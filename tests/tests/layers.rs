@@ -30,8 +30,12 @@ const HOMES: &[(&str, &[&str])] = &[
     ("hyper", &["server", "imds", "admin"]),
     ("hyper_util", &["server", "imds", "admin"]),
     // The client, its requests and answers; who makes them: the watches, and what the Node is told.
-    ("kube", &["cluster::client", "cluster::answer", "cluster::watch", "cluster::own_node"]),
+    (
+        "kube",
+        &["cluster::client", "cluster::answer", "cluster::kubeconfig", "cluster::watch", "cluster::own_node"],
+    ),
     ("k8s_openapi", &["cluster::watch"]),
+    ("serde_saphyr", &["cluster::kubeconfig"]),
     ("aws_config", &["credentials::assume_role"]),
     ("aws_credential_types", &["credentials::assume_role"]),
     ("aws_sdk_sts", &["credentials::assume_role"]),

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
 
 use super::answer::chain;
+use super::kubeconfig;
 use crate::config::{ApiSource, Kubernetes};
 
 /// The client could not be made: kubeconfig, token or certificates. The operator's to mend.
@@ -47,7 +48,7 @@ async fn connect(config: &Kubernetes) -> Result<Client, ConnectError> {
     let mut api = match &config.api {
         ApiSource::InCluster => Config::incluster().map_err(|error| ConnectError(chain(&error)))?,
         ApiSource::Kubeconfig(path) => {
-            let file = Kubeconfig::read_from(path).map_err(|error| ConnectError(chain(&error)))?;
+            let file = kubeconfig::read(path).map_err(ConnectError)?;
             let mut clusters = file.clusters.iter().filter_map(|named| named.cluster.as_ref());
             let proxy_of_its_own = clusters.any(|cluster| cluster.proxy_url.is_some());
             let mut api = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
