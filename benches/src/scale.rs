@@ -5,5 +5,6 @@ pub mod memory;
 pub mod objects;
 pub mod page;
 pub mod servable;
+pub mod size;
 pub mod stage;
 pub mod traffic;

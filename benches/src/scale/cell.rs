@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::memory::Memory;
 use super::objects::KEYS;
-use super::stage::{Size, Stage};
+use super::size::Size;
+use super::stage::Stage;
 use super::traffic::received;
 use crate::process::cpu_time;
 

@@ -5,16 +5,8 @@ use rolegate_tests::agent::Agent;
 use rolegate_tests::kube_api::Resource;
 use rolegate_tests::world::{Options, TRUST, World};
 
+use super::size::Size;
 use super::{objects, traffic};
-
-/// How large the cluster is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size {
-    /// Pods of the node.
-    pub pods: u32,
-    /// Namespaces of the cluster.
-    pub namespaces: u32,
-}
 
 /// The node, and what there is in its cluster now.
 pub struct Stage {

@@ -7,7 +7,7 @@ use rolegate_tests::topology::WORLD_V4;
 use rolegate_tests::world::World;
 
 use super::objects;
-use super::stage::Size;
+use super::size::Size;
 use crate::report::float;
 
 /// Of the bench's own, which counts and nothing else.
