@@ -7,9 +7,14 @@ use nix::sys::signal::Signal;
 use rolegate_tests::agent::Agent;
 use rolegate_tests::siege::{Capture, Siege};
 use rolegate_tests::traffic::Got;
+use tokio::time::Instant;
 
 /// Requests of each pod and family that are looked at in each state.
 const ROUND: usize = 2;
+
+/// How often guards and capture are taken away, if not as often as the tests say; how long repairs took is printed. For an
+/// hour or so: `ROLEGATE_REPAIRS=20000`.
+const REPAIRS: &str = "ROLEGATE_REPAIRS";
 
 /// What others run: firewalls that reload, network daemons that restart, operators who tidy up; and the parts of one
 /// guard or of the capture, while the rest stands. Each for both families.
@@ -132,15 +137,22 @@ fn assert_is_where_it_was_meant(whole: &str, capture: Capture) {
 /// All of it: a repair that is only counted may be the last one's, and with the next damage both guards would be gone.
 fn tampered_with(test: &str, capture: Capture, times: usize, damages: &[&str]) {
     let Some(mut siege) = Siege::for_test(test, capture) else { return };
+    let times = std::env::var_os(REPAIRS).and_then(|times| times.to_str()?.parse().ok()).unwrap_or(times);
     let agent = siege.agent(&[]).unwrap();
     siege.seal().unwrap();
     let whole = siege.ours().unwrap();
+    let mut took = Vec::new();
     for damage in damages.iter().cycle().take(times) {
         siege.on_node(damage).unwrap();
+        let damaged = Instant::now();
         agent.poll(&format!("{damage} is mended"), || Ok(siege.ours()? == whole)).unwrap();
+        took.push(damaged.elapsed());
     }
     agent.ready().unwrap();
     assert_state(&siege, "after all", served);
+    took.sort();
+    let (median, longest) = (took.get(took.len() / 2), took.last());
+    println!("{capture:?}: {times} repairs, seen after {median:?} (median), {longest:?} (longest)");
 }
 
 /// P5: the whole agent; rules and routes are mended within a tenth of a second, so there are many.
