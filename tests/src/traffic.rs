@@ -21,8 +21,8 @@ use crate::world::NODE_ROLE;
 const PAUSE: Duration = Duration::from_millis(5);
 /// A connection that nothing answers is given up after this.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// At most so many requests, whatever happens: about five minutes.
-const MOST: usize = 50_000;
+/// At most so many requests, whatever happens: some hours.
+const MOST: usize = 2_000_000;
 
 /// What one request got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
